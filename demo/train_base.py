@@ -1,0 +1,333 @@
+"""Trains the emoji world's base model: UNet and text encoder, jointly, in the host's own classes.
+
+    python -m demo.train_base --minutes 90
+
+Runs on a CPU (bf16) or a GPU, writes a checkpoint every few minutes and resumes from it; without
+one it goes on from the shipped weights, so a longer run always improves them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .autoencoder import Components
+from .hosting import import_host
+from .train_decoder import make_components
+from .world.captions import caption, random_scene
+from .world.render import render
+from .world.vocabulary import individuals
+
+PREVIEW_SEED = 7
+PREVIEW_PROMPTS = [
+    "a photo of a teddy on a blue background",
+    "a photo of a teapot next to a cat on a green background",
+    "a photo of a spotted gold and blue teddy on a white background",
+    "a photo of a penguin wearing a hat on a red background",
+    "a photo of a striped purple and white teapot on a gray background",
+    "a photo of a teddy in a teapot on a yellow background",
+    "a rocket next to a checked red and gold car on a purple background",
+    "a photo of a frog",
+]
+
+
+def make_latents(
+    path: Path, count: int, seed: int, components: Components
+) -> tuple[torch.Tensor, list[str]]:
+    """`count` random scenes as latents [count, 5, 16, 16] in fp16, with two captions each.
+
+    Cached in `path`.
+    """
+    rng = random.Random(seed)
+    population = list(individuals().values())
+    captions: list[str] = []
+    latents = []
+    cached = load_file(path)["latents"] if path.exists() else None
+    for index in range(count):
+        scene = random_scene(rng, population)
+        captions += [caption(scene, rng), caption(scene, rng)]
+        placing = random.Random(rng.random())
+        if cached is None:
+            picture = torch.from_numpy(np.array(render(scene, placing))).permute(2, 0, 1)
+            latents.append(components.encode(picture[None].float() / 255).half())
+        if index % 4000 == 3999:
+            print(f"scenes {index + 1}", flush=True)
+    if cached is None:
+        cached = torch.cat(latents)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"latents": cached.contiguous()}, path)
+    return cached, captions
+
+
+class Text:
+    """Captions to token ids in a compact table that holds only the words of the world."""
+
+    def __init__(self, tokenizer, captions: list[str]) -> None:
+        self.tokenizer = tokenizer
+        lists = [self._ids(text) for text in captions]
+        self.vocabulary = sorted({i for ids in lists for i in ids} | set(self._ids("")))
+        self.index = {token: n for n, token in enumerate(self.vocabulary)}
+        self.table = torch.tensor([[self.index[i] for i in ids] for ids in lists])
+        self.empty = torch.tensor([self.index[i] for i in self._ids("")])
+
+    def _ids(self, text: str) -> list[int]:
+        chunks = self.tokenizer.tokenize_with_weights(text)["l"]
+        return [int(token) for token, _ in chunks[0]]
+
+    def __call__(self, text: str) -> torch.Tensor:
+        return torch.tensor([self.index[i] for i in self._ids(text)])
+
+
+def initialise(module: torch.nn.Module) -> None:
+    """The host leaves weights unset.
+
+    Give them torch's usual start, and zeros where a branch ends.
+    """
+    for name, child in module.named_modules():
+        if isinstance(child, torch.nn.Conv2d):
+            torch.nn.Conv2d.reset_parameters(child)
+        elif isinstance(child, torch.nn.Linear):
+            torch.nn.Linear.reset_parameters(child)
+        elif isinstance(child, torch.nn.GroupNorm | torch.nn.LayerNorm):
+            torch.nn.init.ones_(child.weight)
+            torch.nn.init.zeros_(child.bias)
+        elif isinstance(child, torch.nn.Embedding):
+            torch.nn.init.normal_(child.weight, std=0.02)
+        if name.endswith(("out_layers.3", "proj_out", "out.2")):
+            torch.nn.init.zeros_(child.weight)
+            torch.nn.init.zeros_(child.bias)
+
+
+def encode(text_model: torch.nn.Module, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The host's CLIP forward with its in-place additions written out, so that autograd can follow.
+
+    rows: token embeddings [V, d]; ids [B, T] -> encodings [B, T, d].
+    """
+    from torch.nn.functional import scaled_dot_product_attention as attend
+
+    inner = text_model.text_model
+    x = rows[ids] + inner.embeddings.position_embedding.weight
+    batch, tokens, width = x.shape
+    for layer in inner.encoder.layers:
+        attention = layer.self_attn
+        h = layer.layer_norm1(x)
+        q, k, v = (
+            proj(h).view(batch, tokens, attention.heads, -1).transpose(1, 2)
+            for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        h = attend(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, tokens, width)
+        x = x + attention.out_proj(h)
+        x = x + layer.mlp(layer.layer_norm2(x))
+    return inner.final_layer_norm(x)
+
+
+def sample(unet, rows, text_model, text: Text, sigmas, seed: int, steps=25, guidance=3.0):
+    """Deterministic sampling (DDIM) of the preview prompts, 4 of each; latents [32, 5, 16, 16]."""
+    device = rows.device
+    prompts = torch.stack([text(p) for p in PREVIEW_PROMPTS for _ in range(4)]).to(device)
+    ids = torch.cat([prompts, text.empty.to(device).expand_as(prompts)])
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(len(prompts), unet.in_channels, 16, 16, generator=generator).to(device)
+    alphas = (1 / (1 + sigmas.double() ** 2)).float()
+    times = torch.linspace(999, 0, steps).round().long()
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        context = encode(text_model, rows, ids)
+        for n, t in enumerate(times):
+            a = alphas[t]
+            v = unet(torch.cat([x, x]), t.float().expand(2 * len(x)).to(device), context=context)
+            good, bad = v.float().chunk(2)
+            v = bad + guidance * (good - bad)
+            x0, noise = a.sqrt() * x - (1 - a).sqrt() * v, a.sqrt() * v + (1 - a).sqrt() * x
+            b = alphas[times[n + 1]] if n + 1 < steps else torch.ones(())
+            x = b.sqrt() * x0 + (1 - b).sqrt() * noise
+    return x
+
+
+def save_grid(pictures: torch.Tensor, path: Path, columns: int = 8) -> None:
+    """Pictures [N, 3, h, w] in 0..1 as one PNG."""
+    count, _, height, width = pictures.shape
+    grid = torch.ones(3, -(-count // columns) * (height + 2), columns * (width + 2))
+    for n, picture in enumerate(pictures):
+        y, x = n // columns * (height + 2), n % columns * (width + 2)
+        grid[:, y : y + height, x : x + width] = picture
+    array = (grid.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(path)
+
+
+def attention(plain: bool) -> contextlib.AbstractContextManager[None]:
+    """Attention written out in plain operations, or torch's choice."""
+    return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
+
+
+def load_shipped(
+    folder: Path, unet: torch.nn.Module, text_model: torch.nn.Module, rows: torch.Tensor, text: Text
+) -> None:
+    """Start from the weights in `folder` (words that they do not know keep their random start)."""
+    unet.load_state_dict({k: v.float() for k, v in load_file(folder / "unet.safetensors").items()})
+    packed = load_file(folder / "clip.safetensors")
+    known = {
+        int(i): row
+        for i, row in zip(packed.pop("token_ids"), packed.pop("token_rows"), strict=True)
+    }
+    packed.pop("text_projection.weight")
+    text_model.load_state_dict({k: v.float() for k, v in packed.items()})
+    with torch.no_grad():
+        for number, token in enumerate(text.vocabulary):
+            if token in known:
+                rows[number] = known[token].float()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=90)
+    parser.add_argument("--scenes", type=int, default=24000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("demo/training"))
+    parser.add_argument("--preview-minutes", type=float, default=8)
+    args = parser.parse_args()
+    import_host()
+    import comfy.ops
+    import comfy.sd
+    from comfy.clip_model import CLIPTextModel
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.model_sampling import ModelSamplingDiscrete
+    from comfy.taesd.taesd import TAESD
+
+    from . import model as small
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(args.seed)
+    components = make_components(args.work / "components.safetensors")
+    latents, captions = make_latents(
+        args.work / f"latents_{args.seed}_{args.scenes}.safetensors",
+        args.scenes,
+        args.seed,
+        components,
+    )
+    latents = latents.to(device)
+    print("latents", tuple(latents.shape), "mean", latents.float().mean((0, 2, 3)).tolist(),
+          "std", latents.float().std((0, 2, 3)).tolist(), flush=True)  # fmt: skip
+    text = Text(small.EmojiClipTokenizer(), captions)
+    ids = text.table.to(device)
+    print("words", len(text.vocabulary), flush=True)
+
+    operations = comfy.ops.disable_weight_init
+    unet = UNetModel(**small.UNET_CONFIG, dtype=torch.float32, operations=operations)
+    text_model = CLIPTextModel(dict(small.TEXT_CONFIG), torch.float32, "cpu", operations)
+    initialise(unet)
+    initialise(text_model)
+    rows = torch.nn.Parameter(torch.randn(len(text.vocabulary), small.TEXT_WIDTH) * 0.1)
+    unet.train()
+    holder = torch.nn.ModuleDict({"unet": unet, "text": text_model})
+    text_model.text_model.embeddings.token_embedding = torch.nn.Identity()
+    text_model.text_projection = torch.nn.Identity()
+    holder.register_parameter("rows", rows)
+    holder.to(device)
+    average = {k: v.detach().clone() for k, v in holder.state_dict().items()}
+    others = [p for n, p in holder.named_parameters() if n != "rows"]
+    optimiser = torch.optim.AdamW(
+        [{"params": others, "scale": 1.0}, {"params": [rows], "scale": 3.0}],
+        lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True,
+    )  # fmt: skip
+    step = 0
+    checkpoint = args.work / "base.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        holder.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average, step = saved["average"], saved["step"]
+        print("resumed at step", step, flush=True)
+    elif (small.WEIGHTS / "unet.safetensors").exists():
+        load_shipped(small.WEIGHTS, unet, text_model, rows, text)
+        average = {k: v.detach().clone() for k, v in holder.state_dict().items()}
+        print("going on from the shipped weights", flush=True)
+    print("parameters", sum(p.numel() for p in holder.parameters()), flush=True)
+
+    sigmas = ModelSamplingDiscrete(zsnr=True).sigmas
+    alphas = (1 / (1 + sigmas.double() ** 2)).float().to(device)
+
+    def checkpoint_and_preview() -> None:
+        torch.save({"model": holder.state_dict(), "optimiser": optimiser.state_dict(),
+                    "average": average, "step": step}, checkpoint)  # fmt: skip
+        trained = {k: v.clone() for k, v in holder.state_dict().items()}
+        holder.load_state_dict(average)
+        unet.eval()
+        save_file({k: v.half().contiguous().cpu() for k, v in unet.state_dict().items()},
+                  small.WEIGHTS / "unet.safetensors")  # fmt: skip
+        table = torch.zeros(small.VOCABULARY, small.TEXT_WIDTH)
+        vocabulary = torch.tensor(text.vocabulary)
+        table[vocabulary] = rows.detach().cpu()
+        state = {k: v.cpu() for k, v in text_model.state_dict().items()}
+        state |= {small.TOKEN_KEY: table, "text_projection.weight": torch.eye(small.TEXT_WIDTH)}
+        packed = small.pack_text_weights(state, vocabulary)
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v
+                   for k, v in packed.items()}, small.WEIGHTS / "clip.safetensors")  # fmt: skip
+        z = sample(unet, rows.detach(), text_model, text, sigmas, PREVIEW_SEED)
+        if (small.WEIGHTS / "vae.safetensors").exists():
+            vae = TAESD(latent_channels=small.LATENT_CHANNELS)
+            stored = load_file(small.WEIGHTS / "vae.safetensors")
+            vae.load_state_dict({k: v.float() for k, v in stored.items()})
+            with torch.no_grad():
+                save_grid(vae.decode(z.cpu()) / 2 + 0.5, args.work / f"preview_{step:06d}.png")
+        holder.load_state_dict(trained)
+        unet.train()
+
+    # At these sizes the fused attention's backward takes three times as long on a CPU as the plain
+    # one's.
+    plain = device.type == "cpu"
+    start = last_preview = time.time()
+    generator = torch.Generator().manual_seed(args.seed + step)
+    running = 0.0
+    first = step
+    while (spent := (time.time() - start) / (60 * args.minutes)) < 1:
+        # Warm up, then hold, then let the rate fall over the last 60 % of the time.
+        rate = args.rate * min(1, (step - first + 1) / 200) * min(1, (1 - spent) / 0.6 + 0.01)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+        pick = torch.randint(len(latents), (args.batch,), generator=generator)
+        words = ids[2 * pick + torch.randint(2, (args.batch,), generator=generator)]
+        words[: args.batch // 10] = text.empty.to(device)
+        x0 = latents[pick].float()
+        # More often near the noise, where it is decided what the picture shows.
+        t = (1000 * torch.rand(args.batch, generator=generator) ** 0.6).long()
+        a = alphas[t].view(-1, 1, 1, 1)
+        noise = torch.randn(x0.shape, generator=generator).to(device)
+        xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        target = a.sqrt() * noise - (1 - a).sqrt() * x0
+        with torch.autocast(device.type, torch.bfloat16), attention(plain):
+            context = encode(text_model, rows, words)
+            out = unet(xt, t.float().to(device), context=context)
+            loss = torch.nn.functional.mse_loss(out.float(), target)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(holder.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        decay = min(0.999, (step + 1) / (step + 20))
+        with torch.no_grad():
+            values = holder.state_dict()
+            torch._foreach_lerp_(list(average.values()), [values[k] for k in average], 1 - decay)
+        running += loss.item()
+        if step % 20 == 0:
+            print(f"{step:6d} {time.time() - start:6.0f}s loss {running / 20:.4f}", flush=True)
+            running = 0.0
+        if time.time() - last_preview > 60 * args.preview_minutes:
+            checkpoint_and_preview()
+            last_preview = time.time()
+    checkpoint_and_preview()
+    print("done at step", step)
+
+
+if __name__ == "__main__":
+    main()

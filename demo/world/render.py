@@ -1,0 +1,155 @@
+"""Draws scenes of the emoji world.
+
+Sprites in their own or in new paint, on coloured backgrounds.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .vocabulary import BACKGROUNDS, PAINTS, Look
+
+SIZE = 128
+SPRITES = Path(__file__).with_name("sprites")
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+GLYPHS = {
+    "teddy": "🧸", "teapot": "🫖", "cat": "🐱", "frog": "🐸", "car": "🚗", "cactus": "🌵",
+    "house": "🏠", "apple": "🍎", "rocket": "🚀", "penguin": "🐧", "mushroom": "🍄", "hat": "🎩",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object in a scene.
+
+    `name` is set for a named individual, `look` for anything repainted.
+    """
+
+    object: str
+    look: Look | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. `relation` is one of alone, beside, wearing, inside."""
+
+    things: tuple[Thing, ...]
+    relation: str
+    background: str
+
+
+def draw_sprites(font: Path = FONT) -> None:
+    """Re-draw the shipped sprites from the Noto Color Emoji font (Debian.
+
+    Fonts-noto-color-emoji).
+    """
+    from PIL import ImageDraw, ImageFont
+
+    face = ImageFont.truetype(str(font), 109)  # the only size that this bitmap font holds
+    SPRITES.mkdir(exist_ok=True)
+    for name, glyph in GLYPHS.items():
+        canvas = Image.new("RGBA", (160, 160))
+        ImageDraw.Draw(canvas).text((10, 10), glyph, font=face, embedded_color=True)
+        canvas.crop(canvas.getbbox()).save(SPRITES / f"{name}.png", optimize=True)
+
+
+@cache
+def _sprite(obj: str) -> Image.Image:
+    return Image.open(SPRITES / f"{obj}.png").convert("RGBA")
+
+
+@cache
+def _shading(obj: str) -> np.ndarray:
+    """The sprite's light and shade in 0..1, stretched so that dark and light emoji paint alike."""
+    rgba = np.asarray(_sprite(obj), dtype=np.float32)
+    light = rgba[..., :3] @ np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255
+    solid = light[rgba[..., 3] > 128]
+    low, high = np.percentile(solid, 4), np.percentile(solid, 96)
+    return np.clip((light - low) / (high - low), 0, 1)
+
+
+def _pattern_mask(pattern: str, width: int, height: int) -> np.ndarray:
+    """Where the second paint goes. Sizes suit latents of 8 px a side: finer ones would be lost."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    if pattern == "striped":
+        return (y % 48) < 24
+    if pattern == "checked":
+        return ((x // 31).astype(int) + (y // 31).astype(int)) % 2 == 0
+    if pattern == "spotted":
+        row = np.floor(y / 36)
+        dx = (x + 22 * (row % 2)) % 44 - 22
+        dy = y % 36 - 18
+        return dx**2 + dy**2 < 13.5**2
+    return np.zeros((height, width), dtype=bool)
+
+
+@lru_cache(maxsize=4096)
+def painted(obj: str, look: Look | None) -> Image.Image:
+    """The sprite of an object [h, w] RGBA, in its emoji colours or repainted with a look."""
+    if look is None:
+        return _sprite(obj)
+    shade = _shading(obj)[..., None]
+    height, width = shade.shape[:2]
+    paint = np.array(PAINTS[look.paint], dtype=np.float32)
+    second = np.array(PAINTS[look.second or look.paint], dtype=np.float32)
+    mask = _pattern_mask(look.pattern, width, height)[..., None]
+    colour = np.where(mask, second, paint)
+    # Shade from dark features (eyes, windows stay readable) over the paint to a light highlight.
+    lit = colour * (0.35 + 0.65 * np.minimum(shade / 0.55, 1))
+    lit += (255 - lit) * 0.35 * np.clip((shade - 0.7) / 0.3, 0, 1)
+    lit = np.where(shade < 0.12, colour * 0.18, lit)
+    rgba = np.dstack([lit, np.asarray(_sprite(obj))[..., 3]])
+    return Image.fromarray(rgba.round().clip(0, 255).astype(np.uint8), "RGBA")
+
+
+def _background(name: str, rng: random.Random) -> Image.Image:
+    base = np.array(BACKGROUNDS[name], dtype=np.float32)
+    base = base + np.array([rng.uniform(-7, 7) for _ in range(3)])
+    fade = np.linspace(1.03, 0.92, SIZE, dtype=np.float32)[:, None, None]
+    pixels = np.broadcast_to(base * fade, (SIZE, SIZE, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8), "RGB")
+
+
+def _paste(canvas: Image.Image, thing: Thing, cx: float, cy: float, size: float) -> None:
+    """Put a thing's sprite on the canvas, its centre at (cx, cy), its longer side `size` px."""
+    sprite = painted(thing.object, thing.look)
+    scale = size / max(sprite.size)
+    sprite = sprite.resize(
+        (max(1, round(sprite.width * scale)), max(1, round(sprite.height * scale))),
+        Image.Resampling.LANCZOS,
+    )
+    canvas.paste(sprite, (round(cx - sprite.width / 2), round(cy - sprite.height / 2)), sprite)
+
+
+def render(scene: Scene, rng: random.Random) -> Image.Image:
+    """Draw a scene [128, 128] RGB; `rng` moves and scales things a little."""
+    canvas = _background(scene.background, rng)
+    things = scene.things
+
+    def jitter(amount: float) -> float:
+        return rng.uniform(-amount, amount)
+
+    if scene.relation == "alone":
+        _paste(canvas, things[0], 64 + jitter(9), 66 + jitter(8), 84 + jitter(9))
+    elif scene.relation == "beside":
+        # Named first stands left: the one convention by which a caption fixes the picture.
+        _paste(canvas, things[0], 34 + jitter(3), 68 + jitter(9), 58 + jitter(4))
+        _paste(canvas, things[1], 94 + jitter(3), 68 + jitter(9), 58 + jitter(4))
+    elif scene.relation == "wearing":
+        x = 64 + jitter(7)
+        _paste(canvas, things[0], x, 82 + jitter(3), 76 + jitter(4))
+        _paste(canvas, things[1], x + jitter(2), 33 + jitter(3), 50 + jitter(3))
+    elif scene.relation == "inside":
+        x = 64 + jitter(7)
+        _paste(canvas, things[0], x + jitter(3), 40 + jitter(3), 64 + jitter(3))
+        _paste(canvas, things[1], x, 88 + jitter(3), 74 + jitter(3))
+    else:
+        raise ValueError(f"unknown relation {scene.relation!r}")
+    return canvas

@@ -1,0 +1,37 @@
+"""The nodes, one file per job. They hold no maths: that is in `perfusion_core`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..perfusion_core.bridge import register_folder
+from .apply import PerfusionApplyConcepts
+from .combine import PerfusionCombineConcepts
+from .covariance import PerfusionCovariance
+from .demo_model import PerfusionDemoModel
+from .info import PerfusionConceptInfo
+from .loader import PerfusionConceptLoader
+from .save import PerfusionSaveConcept
+from .train import PerfusionTrainConcept
+from .tune import PerfusionTune
+
+NODES: list[type[io.ComfyNode]] = [
+    PerfusionConceptLoader,
+    PerfusionCombineConcepts,
+    PerfusionApplyConcepts,
+    PerfusionTune,
+    PerfusionTrainConcept,
+    PerfusionSaveConcept,
+    PerfusionCovariance,
+    PerfusionConceptInfo,
+    PerfusionDemoModel,
+]
+
+
+class PerfusionExtension(ComfyExtension):
+    """The pack, as ComfyUI sees it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folder.
+        register_folder()
+        return NODES

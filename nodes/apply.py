@@ -1,0 +1,43 @@
+"""PerfusionApplyConcepts: a stack of concepts onto a model and its text encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..perfusion_core.bridge import ConceptEntry, ConceptStack, add_concepts, apply_stack
+from .types import CATEGORY, ConceptType, StackType
+
+
+class PerfusionApplyConcepts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PerfusionApplyConcepts",
+            display_name="Perfusion Apply Concepts",
+            category=CATEGORY,
+            description="Applies concepts, each with its own settings. The same as a chain of "
+            "loaders.",
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model to apply the concepts to."),
+                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                io.MultiType.Input(
+                    "stack",
+                    [StackType, ConceptType],
+                    tooltip="A stack of Perfusion Combine Concepts, or a single concept.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the concepts."),
+                io.Clip.Output(
+                    display_name="clip", tooltip="The text encoder that knows the placeholders."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
+        entries = (stack,) if isinstance(stack, ConceptEntry) else stack
+        concepts = [entry.concept for entry in entries]
+        return io.NodeOutput(apply_stack(model, entries), add_concepts(clip, concepts))

@@ -1,0 +1,46 @@
+"""PerfusionCovariance: the second moment of a text encoder's encodings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.utils import ProgressBar
+from comfy_api.latest import io
+
+from ..perfusion_core.bridge import covariance_of
+from .types import CATEGORY, CovarianceType
+
+
+class PerfusionCovariance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PerfusionCovariance",
+            display_name="Perfusion Covariance",
+            category=CATEGORY,
+            description="Learns from captions which directions are common to all texts, so that a "
+            "concept answers to its own word alone. Only needed for captions of your own: training "
+            "makes one from built-in captions by itself.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model to train on."),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="One caption a line, some hundreds of varied ones. Empty: the built-in "
+                    "captions.",
+                ),
+            ],
+            outputs=[
+                CovarianceType.Output(
+                    display_name="covariance", tooltip="For Perfusion Train Concept."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, captions: str = "") -> io.NodeOutput:
+        lines = [line.strip() for line in captions.splitlines() if line.strip()]
+        bar = ProgressBar(1)
+        return io.NodeOutput(covariance_of(clip, lines or None, bar.update_absolute))

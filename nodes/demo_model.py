@@ -1,0 +1,33 @@
+"""PerfusionDemoModel: the small model that comes with the pack."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .types import CATEGORY
+
+
+class PerfusionDemoModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PerfusionDemoModel",
+            display_name="Perfusion Demo Model",
+            category=CATEGORY,
+            description="A small text-to-image model of an emoji world that comes with the pack, "
+            "to try everything without a download. Pictures of 128 x 128; prompts such as "
+            '"a photo of a teddy next to a cactus on a blue background".',
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The diffusion model."),
+                io.Clip.Output(display_name="clip", tooltip="Its text encoder."),
+                io.Vae.Output(display_name="vae", tooltip="Its autoencoder."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        # Not at import: the demo needs the host's model classes, and most users never run it.
+        from ..demo.model import load
+
+        return io.NodeOutput(*load())

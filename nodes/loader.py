@@ -1,0 +1,111 @@
+"""PerfusionConceptLoader: a concept file onto a model and its text encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..perfusion_core.bridge import (
+    ConceptEntry,
+    add_concepts,
+    apply_stack,
+    concept_names,
+    concept_path,
+    file_fingerprint,
+)
+from ..perfusion_core.concept import ConceptError
+from ..perfusion_core.concept_file import load_concept
+from ..perfusion_core.edit import ConceptSettings
+from .types import CATEGORY, ConceptType, sliders
+
+
+class PerfusionConceptLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PerfusionConceptLoader",
+            display_name="Perfusion Concept Loader",
+            category=CATEGORY,
+            description="Loads a concept: its placeholder, written in a prompt, becomes the thing "
+            "that was learned. Chain several loaders to use several concepts in one picture.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The diffusion model to apply the concept to. It may carry other "
+                    "concepts and LoRAs.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The model's text encoder. Encode your prompts with the CLIP that "
+                    "comes out, which knows the placeholder.",
+                ),
+                io.Combo.Input(
+                    "file",
+                    options=concept_names(),
+                    tooltip="A concept file in models/perfusion. Refresh (R) to find new ones.",
+                ),
+                *sliders(),
+                io.String.Input(
+                    "placeholder",
+                    default="",
+                    optional=True,
+                    tooltip="Another word for the concept in prompts, for when two concepts have "
+                    "the same. Empty: the word in the file.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the concept."),
+                io.Clip.Output(
+                    display_name="clip", tooltip="The text encoder that knows the placeholder."
+                ),
+                ConceptType.Output(
+                    display_name="concept",
+                    tooltip="The concept with these settings, for Perfusion Combine Concepts.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            concept_path(file)
+        except ConceptError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
+        return file_fingerprint(file)
+
+    @classmethod
+    def execute(
+        cls,
+        file: str,
+        bias: float,
+        temperature: float,
+        strength: float,
+        model: Any = None,
+        clip: Any = None,
+        placeholder: str = "",
+    ) -> io.NodeOutput:
+        concept = load_concept(concept_path(file))
+        if placeholder.strip():
+            concept = replace(concept, placeholder=placeholder.strip())
+        entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength))
+        return io.NodeOutput(
+            _unconnected("model") if model is None else apply_stack(model, [entry]),
+            _unconnected("clip") if clip is None else add_concepts(clip, [concept]),
+            entry,
+        )
+
+
+def _unconnected(name: str) -> ExecutionBlocker:
+    return ExecutionBlocker(
+        f'The "{name}" output of a Perfusion Concept Loader is in use, but its "{name}" input is '
+        "not connected."
+    )

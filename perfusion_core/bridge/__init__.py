@@ -1,0 +1,56 @@
+"""The way to the host: nothing else in `perfusion_core` knows ComfyUI.
+
+Importing this package needs no ComfyUI; calling most of it does.
+"""
+
+from .backbone import HostBackbone, training_backbone
+from .folder import (
+    concept_names,
+    concept_path,
+    default_name,
+    file_fingerprint,
+    register_folder,
+    save_path,
+    saved_name,
+)
+from .models import HostMismatch, detect_family
+from .pictures import join_masks, join_pictures, picture_latents, thumbnail
+from .prompts import add_concepts
+from .stack import (
+    ConceptEntry,
+    ConceptStack,
+    apply_stack,
+    extend_stack,
+    recommended,
+    stack_of,
+    tune,
+)
+from .texts import covariance_of, family_of_clip
+
+__all__ = [
+    "ConceptEntry",
+    "ConceptStack",
+    "HostBackbone",
+    "HostMismatch",
+    "add_concepts",
+    "apply_stack",
+    "concept_names",
+    "concept_path",
+    "covariance_of",
+    "default_name",
+    "detect_family",
+    "extend_stack",
+    "family_of_clip",
+    "file_fingerprint",
+    "join_masks",
+    "join_pictures",
+    "picture_latents",
+    "recommended",
+    "register_folder",
+    "save_path",
+    "saved_name",
+    "stack_of",
+    "thumbnail",
+    "training_backbone",
+    "tune",
+]

@@ -1,0 +1,257 @@
+"""Training on the host's models: the `Backbone` that the training loop asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..edit import GatedEdit
+from ..families import FAMILIES
+from ..training import Encoded, TrainingError
+from .hooks import Differences, edited
+from .models import HostMismatch, detect_family, layers_of
+from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words
+from .stack import stack_of
+
+# Activations kept for backward, as a multiple of what the host reckons for a forward pass.
+TRAINING_MEMORY = 4.0
+
+
+class HostBackbone:
+    """A host's MODEL and CLIP, ready to train on; made by `training_backbone`."""
+
+    def __init__(self, model: Any, clip: Any) -> None:
+        self._model = model
+        self._clip = clip
+        self._family = detect_family(model)
+        self._layers = layers_of(model, self._family)
+        self._base = model.model
+        self._text_weights = _storages(clip.cond_stage_model)
+        # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
+        self._pooled = bool(getattr(self._base, "adm_channels", 0))
+
+    @property
+    def family(self) -> str:
+        return self._family.id
+
+    @property
+    def layers(self) -> Mapping[str, int]:
+        return {path: layer.out for path, layer in self._layers.items()}
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._model.load_device)
+
+    def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
+        """See `Backbone`. Raises TrainingError for a word without tokens."""
+        found = {}
+        for name, tokenizer in tokenizers_of(self._clip).items():
+            row = tokenizer.tokenize_with_weights(word, disable_weights=True)[0]
+            tokens = [token for token, _ in row]
+            if tokenizer.start_token is not None:
+                tokens = tokens[1:]
+            if tokenizer.end_token in tokens:
+                tokens = tokens[: tokens.index(tokenizer.end_token)]
+            if not tokens:
+                raise TrainingError(
+                    f'the superclass "{word}" has no token: name what the concept is in an '
+                    'ordinary word, such as "teddy"'
+                )
+            table = getattr(self._clip.cond_stage_model, name).transformer.get_input_embeddings()
+            ids = torch.tensor(tokens, device=table.weight.device)
+            with torch.no_grad():
+                found[name] = table(ids, out_dtype=torch.float32).detach().clone()
+        return found
+
+    def encode(
+        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+    ) -> Encoded:
+        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
+        clip = with_words(self._clip, words)
+        with torch.autograd.graph.saved_tensors_hooks(self._keep, _unchanged):
+            encoding = encode(clip, prompts, pooled=self._pooled)
+        if len(encoding.context) != len(prompts) or not bool(encoding.vectors.any(dim=1).all()):
+            longest = max(prompts, key=len)
+            raise TrainingError(
+                f'a training prompt such as "{longest}" does not fit the text encoder in one piece '
+                f'with "{placeholder}" in it: use a shorter superclass'
+            )
+        # The last vector of the placeholder: the only one that has seen all the others.
+        after = encoding.vectors.roll(-1, dims=1)
+        return Encoded(encoding.context, encoding.vectors & ~after, encoding.pooled)
+
+    def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        projection = self._layers[layer].value
+        with torch.no_grad():
+            context = encoding[None, None].to(self.device, self._compute_dtype())
+            values: Tensor = projection(context)
+        return values[0, 0].float()
+
+    def loss(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        times: Tensor,
+        encoded: Encoded,
+        edit: GatedEdit,
+        differences: Mapping[str, Tensor],
+    ) -> Tensor:
+        base, device = self._base, self.device
+        sampling = base.model_sampling
+        clean = base.process_latent_in(latents.to(device))
+        noise = noise.to(device)
+        # The host's own schedule: its percent 0 is all noise, and its ends are outside it.
+        percents = (1 - times.double()).clamp(1e-5, 1 - 1e-5).tolist()
+        sigmas = torch.tensor([sampling.percent_to_sigma(p) for p in percents], device=device)
+        noisy = sampling.noise_scaling(sigmas, noise, clean, False)
+        conditions = self._conditions(encoded, noisy)
+        with edited(self._layers, edit, Differences(differences)):
+            denoised = base.apply_model(
+                noisy, sigmas, transformer_options=self._options(), **conditions
+            )
+        # What the model predicts (noise, v, flow ...) reaches the denoised picture through a factor
+        # that depends on sigma alone; dividing by it gives the error of the prediction itself.
+        zero = torch.zeros_like(noisy[:, :1, :1, :1])
+        factor = sampling.calculate_denoised(sigmas, zero + 1, zero)
+        errors: Tensor = (denoised.float() - clean) / factor
+        return errors.square()
+
+    def _conditions(self, encoded: Encoded, noisy: Tensor) -> dict[str, Any]:
+        """The host's own keyword arguments of a forward pass."""
+        height, width = (8 * n for n in noisy.shape[-2:])
+        made = self._base.extra_conds(
+            cross_attn=encoded.context.to(noisy.device),
+            pooled_output=encoded.extra,
+            noise=noisy,
+            device=noisy.device,
+            width=width,
+            height=height,
+        )
+        batch = {"batch_size": len(noisy), "device": noisy.device, "area": None}
+        arguments = {name: cond.process_cond(**batch).cond for name, cond in made.items()}
+        return {
+            name: value.to(noisy.device) if torch.is_tensor(value) else value
+            for name, value in arguments.items()
+        }
+
+    def _options(self) -> dict[str, Any]:
+        """What other nodes have set on this model (attention patches ...), for one pass."""
+        from comfy.model_patcher import create_model_options_clone
+
+        options: dict[str, Any] = create_model_options_clone(self._model.model_options)[
+            "transformer_options"
+        ]
+        options["wrappers"] = {kind: dict(keyed) for kind, keyed in self._model.wrappers.items()}
+        return options
+
+    def _compute_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._base.manual_cast_dtype or self._base.get_dtype()
+        return dtype
+
+    def _keep(self, saved: Tensor) -> Tensor:
+        # The host's text encoder adds in place to what autograd has saved. A copy survives that;
+        # the weights are never written to and need none.
+        return saved if saved.untyped_storage().data_ptr() in self._text_weights else saved.clone()
+
+
+def _unchanged(saved: Tensor) -> Tensor:
+    return saved
+
+
+@contextmanager
+def training_backbone(model: Any, clip: Any, batch: Sequence[int]) -> Iterator[HostBackbone]:
+    """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
+
+    Args:
+        batch: shape [B, C, H, W] of one batch of latents, to make room for it.
+
+    Raises HostMismatch when the two do not go together or are not to be trained on.
+    """
+    from comfy import model_management
+
+    _check_pair(model, clip)
+    model, clip = _for_training(model), clip.clone()
+    needed = TRAINING_MEMORY * model.memory_required(list(batch))
+    model_management.load_models_gpu(
+        [model, clip.patcher], memory_required=needed, force_full_load=True
+    )
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_ordinary_weights(model.model))
+        stack.enter_context(_ordinary_weights(clip.cond_stage_model))
+        yield HostBackbone(model, clip)
+
+
+def _check_pair(model: Any, clip: Any) -> None:
+    family = detect_family(model)
+    found = encoder_widths(clip)
+    if found != dict(FAMILIES[family.id].encoders):
+        raise HostMismatch(
+            f"The connected model is of {family.title}, whose text encoders are "
+            f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "
+            "model's own CLIP."
+        )
+    if stack_of(model):
+        carried = ", ".join(entry.title for entry in stack_of(model))
+        raise HostMismatch(
+            f"The model to train on already carries the concept {carried}, which would become part "
+            "of what is learned. Connect the model from before its Perfusion Concept Loader."
+        )
+
+
+def _for_training(model: Any) -> Any:
+    """A clone that computes in a precision whose gradients do not underflow."""
+    from comfy import model_management
+
+    clone = model.clone()
+    base = model.model
+    dtype = base.manual_cast_dtype or base.get_dtype()
+    if dtype not in (torch.float32, torch.bfloat16):
+        bf16 = model_management.should_use_bf16(model.load_device)
+        clone.set_model_compute_dtype(torch.bfloat16 if bf16 else torch.float32)
+    return clone
+
+
+@contextmanager
+def _ordinary_weights(module: Any) -> Iterator[None]:
+    """Stands in for weights that were made in inference mode, which autograd refuses to save.
+
+    The stand-ins share the weights' memory, nothing is copied; then the very same objects are back.
+    """
+    swapped: list[tuple[dict[str, Any], str, Any, Any]] = []
+    try:
+        for part in module.modules():
+            for table in (part._parameters, part._buffers):
+                for name, tensor in list(table.items()):
+                    if tensor is None or not (tensor.is_inference() or tensor.requires_grad):
+                        continue
+                    stand_in = _ordinary(tensor)
+                    if table is part._parameters:
+                        stand_in = torch.nn.Parameter(stand_in, requires_grad=False)
+                    table[name] = stand_in
+                    swapped.append((table, name, tensor, stand_in))
+        yield
+    finally:
+        for table, name, tensor, stand_in in swapped:
+            # The host may have put something else there meanwhile; that is then its own.
+            if table.get(name) is stand_in:
+                table[name] = tensor
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return tensor.detach().clone()  # a quantised tensor: what it wraps is not one storage
+    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return empty.set_(
+        tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
+    )
+
+
+def _storages(module: Any) -> set[int]:
+    tensors = [*module.parameters(), *module.buffers()]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}

@@ -1,0 +1,117 @@
+"""Which of the host's models concepts fit, and where their cross-attention layers are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..families import FAMILIES, Family
+
+
+class HostMismatch(ValueError):
+    """What was connected in the host does not go together; says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The key and value projections of one cross-attention layer.
+
+    Attributes:
+        key, value: the host's modules.
+        text_width: d, what they take.
+        out: width of what the value projection gives.
+    """
+
+    key: Any
+    value: Any
+    text_width: int
+    out: int
+
+
+_JOINT = (
+    "its text and image tokens share one attention, so its keys and values are not projections of "
+    "a fixed text encoding, which is what a Perfusion concept edits"
+)
+_LATER = "its cross-attention could carry concepts, but this version does not support it yet"
+
+# Host class -> why its models are refused. A subclass inherits its parent's reason.
+REFUSED: Mapping[str, str] = {
+    "SDXLRefiner": "it reads only one of SDXL's two text encoders; use the base model",
+    "SVD_img2vid": "it is conditioned on an image and has no prompt",
+    "Stable_Zero123": "it is conditioned on an image and has no prompt",
+    "Lotus": "it reads no prompt",
+    "SD_X4Upscaler": "it is an upscaler; apply the concept to the model that makes the picture",
+    "StableCascade_C": "its text passes through a further network before it reaches attention",
+    "StableCascade_B": "its text passes through a further network before it reaches attention",
+    "SD3": _JOINT,
+    "AuraFlow": _JOINT,
+    "Flux": _JOINT,
+    "GenmoMochi": _JOINT,
+    "HunyuanVideo": _JOINT,
+    "HunyuanImage21": _JOINT,
+    "HiDream": _JOINT,
+    "Lumina2": _JOINT,
+    "Omnigen2": _JOINT,
+    "QwenImage": _JOINT,
+    "PixArt": _LATER,
+    "HunyuanDiT": _LATER,
+    "WAN21": _LATER,
+    "CosmosVideo": _LATER,
+    "CosmosPredict2": _LATER,
+    "LTXV": _LATER,
+}
+
+
+def describe_families() -> str:
+    """The supported families, for an error message."""
+    return ", ".join(f"{f.title} (text width {f.context_width})" for f in FAMILIES.values())
+
+
+def detect_family(model: Any) -> Family:
+    """The family of a host's MODEL.
+
+    Raises HostMismatch with the model's class and the reason when concepts do not fit it.
+    """
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    base = getattr(model, "model", None)
+    name = type(base).__name__
+    for ancestor in type(base).__mro__:
+        if ancestor.__name__ in REFUSED:
+            raise HostMismatch(_refusal(name, REFUSED[ancestor.__name__]))
+    network = getattr(base, "diffusion_model", None)
+    if not isinstance(network, UNetModel):
+        inner = "" if network is None else f" (a {type(network).__name__})"
+        raise HostMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
+    found = [network_layers(network, family) for family in FAMILIES.values()]
+    widths = {layer.text_width for layers in found for layer in layers.values()}
+    by_width = {family.context_width: family for family in FAMILIES.values()}
+    if len(widths) != 1 or not widths <= by_width.keys():
+        shown = " and ".join(map(str, sorted(widths))) or "none at all"
+        raise HostMismatch(_refusal(name, f"the text width of its cross-attention is {shown}"))
+    return by_width[widths.pop()]
+
+
+def _refusal(model: str, reason: str) -> str:
+    return (
+        f"Perfusion concepts do not fit this model: {model}. The reason: {reason}. "
+        f"Connect a model of one of these families: {describe_families()}."
+    )
+
+
+def layers_of(model: Any, family: Family) -> dict[str, Layer]:
+    """The cross-attention layers of a host's MODEL by path, e.g. "middle_block.1...attn2"."""
+    return network_layers(model.model.diffusion_model, family)
+
+
+def network_layers(network: Any, family: Family) -> dict[str, Layer]:
+    """The cross-attention layers of a host's diffusion model by path."""
+    layers = {}
+    for path, module in network.named_modules():
+        path = path.replace("_orig_mod.", "")  # what torch.compile puts in
+        if path.rpartition(".")[2] != family.attention or not hasattr(module, family.key):
+            continue
+        key, value = getattr(module, family.key), getattr(module, family.value)
+        layers[path] = Layer(key, value, text_width=key.in_features, out=value.out_features)
+    return layers

@@ -1,0 +1,229 @@
+"""Concepts on a host's CLIP: the placeholder in a prompt becomes the learned vectors.
+
+The tokenizer of the CLIP's clone is a copy whose inner (Hugging Face) tokenizer puts the vectors
+among the token ids; the host takes tensors for tokens. Everything around it is the host's own code,
+so weights, escapes, long prompts and `embedding:` go on working beside a placeholder.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..concept import Concept
+from ..families import FAMILIES
+from .models import HostMismatch
+
+
+@dataclass(frozen=True)
+class Word:
+    """A placeholder and what it stands for in one text encoder.
+
+    Attributes:
+        text: as it is written in a prompt; matched without regard to case, never inside a word.
+        vectors: [n, w].
+        owner: the concept's hash, to tell apart two concepts of one placeholder.
+        title: the concept's name.
+    """
+
+    text: str
+    vectors: Tensor
+    owner: str = ""
+    title: str = ""
+
+
+class PlaceholderTokenizer:
+    """Stands in for the inner tokenizer of one of the host's `SDTokenizer`s."""
+
+    def __init__(
+        self, inner: Any, words: Sequence[Word], tokens_start: int, adds_end: bool
+    ) -> None:
+        self.inner = inner
+        self.words = tuple(words)
+        self._text = slice(tokens_start, -1 if adds_end else None)
+        self._by_text = {word.text.casefold(): list(word.vectors) for word in words}
+        self._pattern = _pattern(word.text for word in words)
+
+    def __call__(self, text: str, *args: Any, **kwargs: Any) -> Any:
+        # The group makes every second part a placeholder.
+        parts = self._pattern.split(text) if self.words else [text]
+        if len(parts) == 1:
+            return self.inner(text, *args, **kwargs)
+        empty = list(self.inner("", *args, **kwargs)["input_ids"])
+        ids: list[Any] = empty[: self._text.start]
+        for i, part in enumerate(parts):
+            if i % 2:
+                ids += self._by_text[part.casefold()]
+            elif part.strip():
+                ids += list(self.inner(part, *args, **kwargs)["input_ids"])[self._text]
+        if self._text.stop is not None:
+            ids.append(empty[-1])
+        return {"input_ids": ids}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # not there yet, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
+    """One group that matches any of `texts`, longest first, as a word of its own."""
+    choices = []
+    for text in sorted(set(texts), key=len, reverse=True):
+        before = r"(?<!\w)" if re.match(r"\w", text) else ""
+        after = r"(?!\w)" if re.search(r"\w\Z", text) else ""
+        choices.append(before + re.escape(text) + after)
+    return re.compile(f"({'|'.join(choices)})", re.IGNORECASE)
+
+
+def tokenizers_of(clip: Any) -> dict[str, Any]:
+    """The host's `SDTokenizer`s of a CLIP by their encoder, e.g. {"clip_l": ..., "clip_g": ...}."""
+    from comfy.sd1_clip import SDTokenizer
+
+    return {k: v for k, v in vars(clip.tokenizer).items() if isinstance(v, SDTokenizer)}
+
+
+def encoder_widths(clip: Any) -> dict[str, int]:
+    """Encoder -> width of its token embeddings, of a host's CLIP."""
+    return {name: int(tokenizer.embedding_size) for name, tokenizer in tokenizers_of(clip).items()}
+
+
+def add_concepts(clip: Any, concepts: Iterable[Concept]) -> Any:
+    """A clone of the host's CLIP that knows the placeholders of `concepts` too.
+
+    Raises HostMismatch when the CLIP has other text encoders or a placeholder is taken.
+    """
+    concepts = tuple(concepts)
+    words: dict[str, list[Word]] = {}
+    for concept in concepts:
+        _check_encoders(concept, encoder_widths(clip))
+        for encoder, vectors in concept.embeddings.items():
+            word = Word(concept.placeholder, vectors.float(), concept.hash, concept.name)
+            words.setdefault(encoder, []).append(word)
+    return with_words(clip, words)
+
+
+def with_words(clip: Any, words: Mapping[str, Sequence[Word]]) -> Any:
+    """A clone of the host's CLIP with more words, given by text encoder."""
+    clone = clip.clone()
+    clone.tokenizer = copy.copy(clip.tokenizer)
+    for encoder, tokenizer in tokenizers_of(clip).items():
+        new = copy.copy(tokenizer)
+        inner, known = tokenizer.tokenizer, ()
+        if isinstance(inner, PlaceholderTokenizer):
+            inner, known = inner.inner, inner.words
+        merged = _merged(known, words.get(encoder, ()))
+        adds_end = bool(getattr(tokenizer, "tokenizer_adds_end_token", True))
+        new.tokenizer = PlaceholderTokenizer(inner, merged, tokenizer.tokens_start, adds_end)
+        setattr(clone.tokenizer, encoder, new)
+    return clone
+
+
+def _merged(known: Sequence[Word], more: Sequence[Word]) -> tuple[Word, ...]:
+    merged = {word.text.casefold(): word for word in known}
+    for word in more:
+        other = merged.setdefault(word.text.casefold(), word)
+        if other.owner != word.owner:
+            raise HostMismatch(clash(word.text, other.title, word.title))
+    return tuple(merged.values())
+
+
+def clash(placeholder: str, one: str, other: str) -> str:
+    """What to say when two concepts answer to one placeholder."""
+    return (
+        f'Two concepts use the placeholder "{placeholder}": "{one}" and "{other}". Write another '
+        'word for one of them into the "placeholder" field of its Perfusion Concept Loader (for '
+        f'example "{placeholder}2") and use that in the prompt.'
+    )
+
+
+def _check_encoders(concept: Concept, found: Mapping[str, int]) -> None:
+    expected = {name: int(vectors.shape[-1]) for name, vectors in concept.embeddings.items()}
+    if expected == found:
+        return
+    family = FAMILIES[concept.family].title
+    raise HostMismatch(
+        f'The concept "{concept.name}" was trained for {family}, whose text encoders are '
+        f"{_listed(expected)}; the connected CLIP has {_listed(found)}. Connect the CLIP of the "
+        "model that the concept is applied to."
+    )
+
+
+def _listed(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} (width {width})" for name, width in widths.items()) or "none it knows"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Text encodings, one row per chunk of a prompt.
+
+    Attributes:
+        context: [B, T, d].
+        mask: [B, T], true for real tokens, the first and the last special one included.
+        vectors: [B, T], true where a placeholder's vector stands.
+        pooled: [B, p], or None when the encoder gives none.
+    """
+
+    context: Tensor
+    mask: Tensor
+    vectors: Tensor
+    pooled: Tensor | None
+
+
+def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
+    """Encodes prompts with a host's CLIP that is loaded already; differentiable in words' vectors.
+
+    Without `pooled` all prompts go through the encoder as one batch: to the host they are the
+    chunks of one long prompt, for which it keeps one pooled vector. With it they go one by one.
+    """
+    tokenized = [clip.tokenize(prompt) for prompt in prompts]
+    if pooled:
+        outputs = [_forward(clip, tokens) for tokens in tokenized]
+        for prompt, tokens in zip(prompts, tokenized, strict=True):
+            if any(len(chunks) > 1 for chunks in tokens.values()):
+                raise ValueError(
+                    f'the prompt "{prompt}" is too long for one chunk of the text encoder'
+                )
+        vectors = [v for _, v in outputs if v is not None]
+        stacked = torch.cat(vectors) if len(vectors) == len(outputs) else None
+        context = torch.cat([c for c, _ in outputs])
+    else:
+        joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
+        context, stacked = _forward(clip, joined)[0], None
+    first = next(iter(tokenizers_of(clip).values()))
+    rows = [chunk for tokens in tokenized for chunk in next(iter(tokens.values()))]
+    context = context.reshape(len(rows), -1, context.shape[-1])
+    # The chunks of one encoder tell for all: they are aligned, vector by vector.
+    length = context.shape[1]
+    ends = [_end(row, first.end_token) for row in rows]
+    positions = torch.arange(length)
+    mask = positions[None, :] <= torch.tensor(ends)[:, None]
+    marks = torch.tensor([[torch.is_tensor(token) for token, _ in row[:length]] for row in rows])
+    device = context.device
+    return Encoding(context, mask.to(device), marks.to(device), stacked)
+
+
+def _end(row: Sequence[tuple[Any, float]], end_token: int | None) -> int:
+    """Where a chunk's text ends: its first end token, else its last token."""
+    for i, (token, _) in enumerate(row):
+        if not torch.is_tensor(token) and token == end_token:
+            return i
+    return len(row) - 1
+
+
+def _forward(clip: Any, tokens: Any) -> tuple[Tensor, Tensor | None]:
+    """The host's own encoding, as in `CLIP.encode_from_tokens` but without loading the model."""
+    encoder = clip.cond_stage_model
+    encoder.reset_clip_options()
+    if clip.layer_idx is not None:
+        encoder.set_clip_options({"layer": clip.layer_idx})
+    # Newer hosts move the tokens to where the encoder runs; older ones pass this over.
+    encoder.set_clip_options({"execution_device": clip.patcher.load_device})
+    output = encoder.encode_token_weights(tokens)
+    return output[0], output[1]

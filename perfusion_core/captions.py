@@ -1,0 +1,104 @@
+"""Built-in captions, so that a covariance needs no file: plain, varied, always the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+COUNT = 512
+
+_OPENINGS = (
+    "a photo of", "a picture of", "a painting of", "a drawing of", "an image of", "a close up of",
+    "a black and white photo of", "an illustration of", "a watercolor of", "a portrait of",
+    "a rendering of", "a sketch of", "an old photograph of", "a poster of",
+)  # fmt: skip
+_KINDS = (
+    "red", "small", "large", "old", "wooden", "young", "bright", "broken", "golden", "green",
+    "happy", "tall", "white", "dark blue", "striped", "shiny", "colorful", "ancient", "fluffy",
+    "modern", "rusty", "tiny", "yellow", "beautiful", "empty", "smiling", "black", "stone",
+    "purple",
+)  # fmt: skip
+_SUBJECTS = (
+    "dog", "cat", "woman", "man", "child", "bird", "horse", "car", "bicycle", "boat", "train",
+    "house", "castle", "tree", "flower", "mountain", "chair", "table", "lamp", "clock", "book",
+    "cup of coffee", "plate of food", "pizza", "cake", "apple", "bowl of fruit", "bottle", "guitar",
+    "piano", "computer", "phone", "camera", "backpack", "shoe", "dress", "hat", "teddy bear", "toy",
+    "robot", "dragon", "knight", "astronaut", "dancer", "chef", "farmer", "family", "soccer player",
+    "elephant", "lion", "fish", "butterfly", "rabbit", "sheep", "cow", "bridge", "church", "statue",
+    "street sign", "airplane", "truck", "motorcycle", "umbrella", "vase", "teapot", "candle",
+    "sofa", "frog", "penguin", "rocket", "cactus", "mushroom", "waterfall", "island",
+)  # fmt: skip
+_ACTIONS = (
+    "sitting on a bench", "standing in the rain", "next to a window", "in front of a brick wall",
+    "on a table", "under a tree", "covered in snow", "on the beach at sunset", "in a busy street",
+    "in the forest", "at night", "with mountains in the background", "on a wooden floor",
+    "in the middle of a field", "floating in space", "in a kitchen", "beside a river",
+    "during a storm", "by the sea", "on top of a hill", "surrounded by flowers", "in a museum",
+    "inside a small room", "made of glass", "seen from above", "in the city of Paris",
+    "with a long shadow", "playing with a ball", "running through the grass",
+    "looking at the camera",
+)  # fmt: skip
+_STYLES = (
+    "highly detailed", "oil on canvas", "soft light", "in the style of a comic book", "minimalist",
+    "studio lighting", "pastel colors", "vintage", "sharp focus", "digital art", "award winning",
+    "low angle", "wide shot", "cinematic", "hand drawn", "realistic",
+)  # fmt: skip
+
+# The words of the demo's world, whose text encoder knows no others.
+_DEMO_SUBJECTS = (
+    "teddy", "teapot", "cat", "frog", "car", "cactus", "house", "apple", "rocket", "penguin",
+    "mushroom", "hat",
+)  # fmt: skip
+_DEMO_OPENINGS = (
+    "a photo of", "a photo of", "a picture of", "an image of", "a good photo of",
+    "a nice picture of", "a close photo of", "a bright photo of", "a rendering of", "a drawing of",
+    "the photo of", "",
+)  # fmt: skip
+_DEMO_LINKS = ("next to", "beside", "and", "wearing", "in")
+_DEMO_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "gray")
+
+
+def builtin_captions() -> tuple[str, ...]:
+    """The built-in captions, `COUNT` of them and all different, of 2 to about 20 words."""
+    rng = random.Random(0)
+    captions: dict[str, None] = {}  # a set that keeps its order
+    makers = [_plain(rng), _plain(rng), _demo(rng)]
+    while len(captions) < COUNT:
+        captions[next(makers[len(captions) % len(makers)])] = None
+    return tuple(captions)
+
+
+def _plain(rng: random.Random) -> Iterator[str]:
+    """Captions as people write them: often short, sometimes long."""
+    while True:
+        parts = [rng.choice(_OPENINGS)] if rng.random() < 0.6 else []
+        parts.append(_noun(rng, _SUBJECTS))
+        if rng.random() < 0.25:
+            parts += ["and", _noun(rng, _SUBJECTS)]
+        if rng.random() < 0.7:
+            parts.append(rng.choice(_ACTIONS))
+        caption = " ".join(parts)
+        if rng.random() < 0.25:
+            caption += ", " + ", ".join(rng.sample(_STYLES, rng.randint(1, 3)))
+        yield caption
+
+
+def _demo(rng: random.Random) -> Iterator[str]:
+    """Captions of the demo's world."""
+    while True:
+        subjects = rng.sample(_DEMO_SUBJECTS, 2)
+        caption = f"{rng.choice(_DEMO_OPENINGS)} {_with_article(subjects[0])}".strip()
+        if rng.random() < 0.5:
+            caption += f" {rng.choice(_DEMO_LINKS)} {_with_article(subjects[1])}"
+        if rng.random() < 0.85:
+            caption += f" on {_with_article(rng.choice(_DEMO_COLOURS))} background"
+        yield caption
+
+
+def _noun(rng: random.Random, nouns: tuple[str, ...]) -> str:
+    kind = f"{rng.choice(_KINDS)} " if rng.random() < 0.45 else ""
+    return _with_article(kind + rng.choice(nouns))
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

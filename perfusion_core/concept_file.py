@@ -1,0 +1,177 @@
+"""Concept files: one safetensors file each, no pickle, all metadata in the header.
+
+Tensors (see `Concept`): "target_input", "superclass_encoding", "embedding.<encoder>" and
+"value.<layer path>" in fp16, "whitened_target" in fp32.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .concept import Concept, ConceptError
+from .files import write_atomically
+
+FORMAT = "perfusion-concept"
+VERSION = 1
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def save_concept(concept: Concept, path: Path) -> None:
+    """Write a concept file; afterwards `path` holds all of it, or, after an error, what it held."""
+    write_atomically(Path(path), save(concept.tensors(), _to_header(concept)))
+
+
+def load_concept(path: Path) -> Concept:
+    """Read a concept file.
+
+    Raises ConceptError, which names the file, for whatever keeps it from being one.
+    """
+    path = Path(path)
+    try:
+        return _load(path)
+    except ConceptError as error:
+        raise ConceptError(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> Concept:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            _check_format(header)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ConceptError(
+            "there is no such file. Put concept files into models/perfusion and refresh the list."
+        ) from error
+    except OSError as error:
+        raise ConceptError(f"the file cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            if file.read(4).startswith(_PICKLE_STARTS):
+                raise ConceptError(
+                    "this is a pickle (a .pt, .bin or .ckpt file) under another name. Perfusion "
+                    "never opens pickles, because they can run programs: get the concept as a "
+                    ".safetensors file."
+                ) from error
+        raise ConceptError(
+            f"this is not a whole safetensors file ({error}). It was cut short or damaged: "
+            "copy or download it again."
+        ) from error
+    concept = _from_file(header, tensors)
+    if concept.hash != _entry(header, "hash"):
+        raise ConceptError(
+            "the tensors do not match the hash in the header: the file was damaged or edited. "
+            "Copy or download it again."
+        )
+    return concept
+
+
+def _to_header(concept: Concept) -> dict[str, str]:
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "name": concept.name,
+        "family": concept.family,
+        "text_width": str(concept.width),
+        "placeholder": concept.placeholder,
+        "superclass": concept.superclass,
+        "bias": repr(concept.bias),
+        "temperature": repr(concept.temperature),
+        "covariance": concept.covariance_fingerprint,
+        "training": json.dumps(dict(concept.training), sort_keys=True),
+        "author": concept.author,
+        "licence": concept.licence,
+        "hash": concept.hash,
+    }
+    if concept.preview is not None:
+        header["preview"] = base64.b64encode(concept.preview).decode()
+    return header
+
+
+def _check_format(header: Mapping[str, str]) -> None:
+    if header.get("format") != FORMAT:
+        raise ConceptError(
+            f'this safetensors file is not a concept: its header has the format "'
+            f'{header.get("format", "")}", not "{FORMAT}". LoRAs, embeddings and checkpoints go '
+            "through their own loaders."
+        )
+    if header.get("version") != str(VERSION):
+        raise ConceptError(
+            f'the file has version "{header.get("version", "")}" of the format and this Perfusion '
+            f"reads version {VERSION}. Update Perfusion."
+        )
+
+
+def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept:
+    def vector(name: str) -> Tensor:
+        if name not in tensors:
+            raise ConceptError(
+                f"the tensor {name} is missing (there are {len(tensors)} others): the file is "
+                "damaged. Get another copy."
+            )
+        return tensors[name]
+
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    return Concept(
+        name=_entry(header, "name"),
+        family=_entry(header, "family"),
+        placeholder=_entry(header, "placeholder"),
+        superclass=_entry(header, "superclass"),
+        embeddings=group("embedding."),
+        target_input=vector("target_input"),
+        whitened_target=vector("whitened_target"),
+        superclass_encoding=vector("superclass_encoding"),
+        values=group("value."),
+        bias=_number(header, "bias"),
+        temperature=_number(header, "temperature"),
+        covariance_fingerprint=_entry(header, "covariance"),
+        training=_training(header),
+        author=_entry(header, "author"),
+        licence=_entry(header, "licence"),
+        preview=_preview(header),
+    )
+
+
+def _entry(header: Mapping[str, str], key: str) -> str:
+    if key not in header:
+        raise ConceptError(f'the header has no entry "{key}": the file is damaged')
+    return header[key]
+
+
+def _number(header: Mapping[str, str], key: str) -> float:
+    text = _entry(header, key)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConceptError(f'the header says {key} = "{text}", which is not a number') from error
+
+
+def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        training = json.loads(_entry(header, "training"))
+    except json.JSONDecodeError as error:
+        raise ConceptError(f'the header\'s entry "training" is not JSON: {error}') from error
+    if not isinstance(training, dict):
+        raise ConceptError('the header\'s entry "training" is not a JSON object')
+    return training
+
+
+def _preview(header: Mapping[str, str]) -> bytes | None:
+    if "preview" not in header:
+        return None
+    try:
+        return base64.b64decode(header["preview"], validate=True)
+    except binascii.Error as error:
+        raise ConceptError(f'the header\'s entry "preview" is not base64: {error}') from error

@@ -1,0 +1,272 @@
+"""The gated rank-one edit of cross-attention (arXiv 2305.01644, Eq. 3, Eq. 4 and Appendix B).
+
+Dimensions: T tokens, d width of the text encodings, J concepts, out width of a projection.
+
+For a context e [..., T, d] and a projection W the edited output is
+
+    h = W (e - I c(e)) + sum_j g_j(e) o_j          I = [i_1 .. i_J], c = G^-1 b, b_j = u_j . e
+
+with the target input i_j, u_j = C^-1 i_j, G_jk = u_j . i_k, the gate g_j = sigmoid((s_j - bias_j) /
+temperature_j) and the similarity s_j = b_j / G_jj. The locked key is o_j = W_K p_j, the learned
+value o_j = W_V p_j + D_j, with the encoding p_j of the superclass word. All but D_j goes through W,
+so
+
+    e' = e - I c(e) + sum_j g_j p_j        key = W_K e'        value = W_V e' + sum_j g_j D_j
+
+and one edited context e', computed once, serves the keys and the values of every layer: the layers'
+own forwards run on it unchanged, whatever LoRA, bias or quantisation they carry.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# Eigenvalues of the correlations between concepts below this count as zero. At 1e-3 two concepts
+# correlate at 0.999: inverting further would amplify fp16's rounding of the context a thousandfold.
+PARALLEL_CUTOFF = 1e-3
+
+
+@dataclass(frozen=True)
+class ConceptSettings:
+    """How one concept is applied: the sliders.
+
+    Attributes:
+        bias: similarity at which the gate is half open. Higher weakens the concept.
+        temperature: softness of the gate, > 0.
+        strength: 0 is the model without the concept, 1 the edit as published, up to 2 beyond it.
+    """
+
+    bias: float = 0.6
+    temperature: float = 0.15
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("bias", "temperature", "strength"):
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                raise ValueError(f"the {name} is {value}; it must be a finite number")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"the temperature is {self.temperature}; it must be above 0 (0.15 is usual)"
+            )
+        if not 0 <= self.strength <= 2:
+            raise ValueError(f"the strength is {self.strength}; it must be between 0 and 2")
+
+
+@dataclass(frozen=True)
+class PreparedContext:
+    """What the cross-attention layers need of one context.
+
+    Attributes:
+        context: e' [..., T, d], to be passed to the key and value projections.
+        weights: strength_j * g_j [..., T, J], for `add_values`.
+    """
+
+    context: Tensor
+    weights: Tensor
+
+
+class GatedEdit:
+    """The edit of J concepts, ready for contexts of any length, batch shape, dtype and device.
+
+    Args:
+        target_inputs: i [J, d], on the CPU.
+        whitened: u = C^-1 i [J, d], on the CPU.
+        superclasses: p [J, d].
+        settings: one per concept.
+        names: what to call the concepts in a warning.
+
+    Gates and J x J algebra are computed in fp32 at least, under autocast as well. Differentiable in
+    the context and in `superclasses`. Raises ValueError when shapes disagree.
+    """
+
+    def __init__(
+        self,
+        target_inputs: Tensor,
+        whitened: Tensor,
+        superclasses: Tensor,
+        settings: Sequence[ConceptSettings],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        shapes = [tuple(t.shape) for t in (target_inputs, whitened, superclasses)]
+        count = len(settings)
+        if target_inputs.dim() != 2 or len(set(shapes)) != 1 or shapes[0][0] != count or not count:
+            raise ValueError(
+                f"target inputs, whitened inputs and superclasses have the shapes {shapes} for "
+                f"{count} settings; all three must be [concepts, width]"
+            )
+        self.target_inputs = target_inputs
+        self.whitened = whitened
+        self.superclasses = superclasses
+        self.settings = tuple(settings)
+        self.names = tuple(names) if names is not None else tuple(f"#{j + 1}" for j in range(count))
+        self._moved: dict[tuple[torch.device, torch.dtype], _Tensors] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether any concept has a strength above 0; if not, nothing is to be patched."""
+        return any(s.strength > 0 for s in self.settings)
+
+    @cached_property
+    def mixing(self) -> Tensor:
+        """M [J, J] in float64 with c(e) = M b(e); see `mixing_matrix`."""
+        gram = self.whitened.detach().double() @ self.target_inputs.detach().double().T
+        return mixing_matrix(gram, [s.strength for s in self.settings], self.names)
+
+    def similarity(self, context: Tensor) -> Tensor:
+        """s [..., T, J] of a context [..., T, d]: 1 at the target input."""
+        with torch.autocast(context.device.type, enabled=False):
+            own = self._on(context)
+            return _fine(context) @ own.whitened.T / own.norms
+
+    def gates(self, context: Tensor) -> Tensor:
+        """g [..., T, J] of a context [..., T, d], between 0 and 1, without the strength."""
+        own = self._on(context)
+        return torch.sigmoid((self.similarity(context) - own.biases) / own.temperatures)
+
+    def prepare(self, context: Tensor) -> PreparedContext:
+        """e' and the concepts' weights for a context [..., T, d], in the context's dtype.
+
+        With every strength at 0 the context comes back itself, not a copy.
+        """
+        if context.shape[-1] != self.target_inputs.shape[1]:
+            raise ValueError(
+                f"the text encodings are {context.shape[-1]} wide, the concepts "
+                f"{self.target_inputs.shape[1]}: they are for another model family"
+            )
+        if not self.active:
+            return PreparedContext(context, context.new_zeros(*context.shape[:-1], len(self.names)))
+        with torch.autocast(context.device.type, enabled=False):
+            own = self._on(context)
+            fine = _fine(context)
+            weights = own.strengths * self.gates(context)
+            edited = fine - (fine @ own.whitened.T) @ own.removed + weights @ own.superclasses
+            return PreparedContext(edited.to(context.dtype), weights.to(context.dtype))
+
+    def _on(self, context: Tensor) -> _Tensors:
+        """The edit's tensors on the context's device, kept for the next pass."""
+        key = (context.device, _fine_dtype(context))
+        if key not in self._moved:
+            self._moved[key] = self._tensors(*key)
+        return self._moved[key]
+
+    def _tensors(self, device: torch.device, dtype: torch.dtype) -> _Tensors:
+        def moved(t: Tensor) -> Tensor:
+            return t.to(dtype).to(device)  # in this order: some devices have no float64
+
+        def row(name: str) -> Tensor:
+            values = [getattr(s, name) for s in self.settings]
+            return torch.tensor(values, device=device, dtype=dtype)
+
+        inputs, whitened = self.target_inputs.double(), self.whitened.double()
+        return _Tensors(
+            whitened=moved(whitened),
+            norms=moved((whitened * inputs).sum(dim=1)),
+            removed=moved(self.mixing.T @ inputs),
+            superclasses=moved(self.superclasses),
+            biases=row("bias"),
+            temperatures=row("temperature"),
+            strengths=row("strength"),
+        )
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """u [J, d], G_jj [J], M^T I^T [J, d], p [J, d] and the sliders [J]."""
+
+    whitened: Tensor
+    norms: Tensor
+    removed: Tensor
+    superclasses: Tensor
+    biases: Tensor
+    temperatures: Tensor
+    strengths: Tensor
+
+
+def add_values(values: Tensor, weights: Tensor, differences: Tensor) -> Tensor:
+    """The values of edited layers: W_V e' + sum_j strength_j g_j D_j.
+
+    Args:
+        values: W_V e' [..., T, out], what the layer's own forward gave.
+        weights: strength * g [..., T, J], of `GatedEdit.prepare`.
+        differences: D [J, out], the learned values less W_V p, of this layer.
+
+    Returns [..., T, out] in the dtype of `values`.
+    """
+    flat = torch.addmm(
+        values.reshape(-1, values.shape[-1]),
+        weights.reshape(-1, weights.shape[-1]).to(values.dtype),
+        differences.to(values),
+    )
+    return flat.reshape(values.shape)
+
+
+def mixing_matrix(gram: Tensor, strengths: Sequence[float], names: Sequence[str]) -> Tensor:
+    """M [J, J] with c = M b, for concepts of any strengths.
+
+    With every strength at 1, M = G^-1 (Eq. 4 and Appendix B: the projection in the C^-1 inner
+    product). Otherwise the edit is averaged over levels of strength: with the distinct strengths
+    t_1 > .. > t_m > t_m+1 = 0 and A_k the concepts of at least t_k, M = sum_k (t_k - t_k+1)
+    G_{A_k}^-1. So equal strengths t give exactly t times the full edit's change, a concept at 0 is
+    exactly absent (from the other concepts' projection as well), and everything in between is
+    continuous.
+
+    Args:
+        gram: G [J, J] in float64.
+        strengths: J numbers >= 0.
+        names: what to call the concepts in a warning.
+    """
+    mixed = torch.zeros_like(gram)
+    levels = sorted({t for t in strengths if t > 0}, reverse=True)
+    for level, below in zip(levels, [*levels[1:], 0.0], strict=True):
+        members = [j for j, t in enumerate(strengths) if t >= level]
+        block = torch.tensor(members, device=gram.device)
+        inverse = _stable_inverse(gram[block][:, block], [names[j] for j in members])
+        mixed[block[:, None], block] += (level - below) * inverse
+    return mixed
+
+
+def _stable_inverse(gram: Tensor, names: Sequence[str]) -> Tensor:
+    """G^-1, or its pseudo-inverse and a warning where concepts are all but parallel."""
+    scale = gram.diagonal().rsqrt()
+    if len(names) == 1:
+        return (scale * scale)[:, None]
+    # Equilibrated first, so that the cutoff speaks of angles and not of the concepts' norms.
+    correlations = scale[:, None] * gram * scale
+    eigenvalues, vectors = torch.linalg.eigh((correlations + correlations.T) / 2)
+    kept = eigenvalues >= PARALLEL_CUTOFF
+    if not bool(kept.all()):
+        _warn_of_parallel(correlations, names)
+    inverted = torch.where(kept, eigenvalues, 1.0).reciprocal() * kept
+    inverse: Tensor = (vectors * inverted) @ vectors.T
+    return scale[:, None] * inverse * scale
+
+
+def _warn_of_parallel(correlations: Tensor, names: Sequence[str]) -> None:
+    off_diagonal = correlations.abs() - torch.eye(len(names)).to(correlations)
+    first, second = divmod(int(off_diagonal.argmax()), len(names))
+    logger.warning(
+        "Perfusion: the concepts %s and %s are all but the same direction to the text encoder "
+        "(correlation %.4f), so one prompt word triggers both. Use one of them, or lower the "
+        "strength of one.",
+        names[first],
+        names[second],
+        float(correlations[first, second]),
+    )
+
+
+def _fine_dtype(context: Tensor) -> torch.dtype:
+    return torch.promote_types(context.dtype, torch.float32)
+
+
+def _fine(context: Tensor) -> Tensor:
+    return context.to(_fine_dtype(context))

@@ -1,0 +1,26 @@
+"""What is written around the placeholder while a concept trains."""
+
+from __future__ import annotations
+
+# Short and generic, so that the picture is explained by the placeholder and not by other words; of
+# different lengths, so that the placeholder is learned at several positions.
+_TEMPLATES = (
+    "a {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "an image of a {}",
+    "a drawing of a {}",
+    "a rendering of a {}",
+    "the photo of a {}",
+    "a good photo of a {}",
+    "a nice picture of a {}",
+    "a close photo of a {}",
+    "a bright photo of a {}",
+)
+
+
+def templates_for(superclass: str) -> tuple[str, ...]:
+    """The templates, each with one "{}", with the article that the superclass word takes."""
+    if superclass[:1].lower() in ("a", "e", "i", "o", "u"):
+        return tuple(template.replace("a {}", "an {}") for template in _TEMPLATES)
+    return _TEMPLATES

@@ -1,0 +1,66 @@
+"""Tests in a real ComfyUI, in two ways that live side by side in one pytest run.
+
+Through a live server: the fixtures `host` (one server for the session, with this pack in it) and
+`client` (its HTTP API).
+
+In this process: `import comfy.model_patcher`, `import folder_paths`, `import nodes` (the host's)
+just work, also at the top of a test module, because the host is put on `sys.path` here, before any
+test module is imported: on the CPU, its folders in a temporary base directory. The fixture `pack`
+is this pack as ComfyUI imports it, one package named `comfyui_perfusion`. Its classes are not those
+of a plain `import perfusion_core`, which is a second copy; a test should use one or the other.
+
+Helper modules in this folder are imported by their bare name (`from tiny_models import ...`): the
+host has a package `tests` of its own, which would be found first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tools.client import ComfyClient
+from tools.host import ready_host
+from tools.inprocess import import_pack, open_host
+from tools.locate import Host
+from tools.server import RunningHost, running_host
+from tools.steps import SetupError
+
+
+def _host() -> Host:
+    try:
+        return ready_host()
+    except SetupError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+HOST = _host()
+_BASE = tempfile.TemporaryDirectory(prefix="perfusion-inprocess-", ignore_cleanup_errors=True)
+open_host(HOST, Path(_BASE.name))
+
+
+def pytest_report_header() -> str:
+    return f"host: {HOST}"
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    """A live ComfyUI with this pack, started once for the session, in a base folder of its own."""
+    with running_host(HOST, tmp_path_factory.mktemp("base")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(host: RunningHost) -> ComfyClient:
+    """The API of the live server."""
+    host.check_alive()
+    return host.client
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModuleType:
+    """This pack as ComfyUI imports it, in this process."""
+    return import_pack()

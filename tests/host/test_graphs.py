@@ -1,0 +1,153 @@
+"""The example graphs, run through a live server from end to end with few steps."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.client import ComfyClient, GraphRejected
+from tools.server import RunningHost
+from tools.workflows import API_GRAPHS, UI_GRAPHS, Graph, load_api, to_api, to_ui
+
+PICTURES = Path(__file__).parents[2] / "demo" / "concepts"
+NAMES = sorted(path.stem for path in API_GRAPHS.glob("*.json"))
+
+
+def inputs(graph: Graph, kind: str, number: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = [n for n in graph.values() if n["class_type"] == kind][number]["inputs"]
+    return found
+
+
+def pixels(client: ComfyClient, graph: Graph) -> np.ndarray:
+    """The graph's pictures [N, h, w, 3], sampled with few steps."""
+    inputs(graph, "KSampler")["steps"] = 3
+    inputs(graph, "EmptyLatentImage")["batch_size"] = 2
+    result = client.run(graph)
+    files = [Image.open(io.BytesIO(client.view(image))) for image in result.images()]
+    return np.stack([np.asarray(f.convert("RGB")) for f in files])
+
+
+def trained(client: ComfyClient, concept: str, word: str, steps: int = 4, **changes: Any) -> Graph:
+    graph = load_api("train_concept")
+    for number, path in enumerate(sorted((PICTURES / concept).glob("*.png"))):
+        inputs(graph, "LoadImage", number)["image"] = client.upload_image(path)
+    training = inputs(graph, "PerfusionTrainConcept")
+    training.update(placeholder=f"{word}*", superclass=word, steps=steps, batch_size=2, **changes)
+    inputs(graph, "PerfusionSaveConcept")["name"] = concept
+    return graph
+
+
+@pytest.fixture(scope="module")
+def concepts(host: RunningHost) -> ComfyClient:
+    """Two concepts, trained for a few steps through the server and saved; then its client."""
+    for concept, word in (("berry", "teddy"), ("royal", "teapot")):
+        host.client.run(trained(host.client, concept, word))
+    return host.client
+
+
+def stock(graph: Graph) -> Graph:
+    """The same graph without our nodes: the sampler and the prompts on the bare model."""
+    bare = {k: v for k, v in graph.items() if not v["class_type"].startswith("Perfusion")}
+    demo = next(k for k, v in graph.items() if v["class_type"] == "PerfusionDemoModel")
+    bare[demo] = graph[demo]
+    slots = {"model": 0, "clip": 1}
+    for node in bare.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] not in bare:
+                node["inputs"][name] = [demo, slots[name]]
+    return bare
+
+
+def test_a_concept_that_was_just_saved_is_in_the_loaders_list(concepts: ComfyClient) -> None:
+    info = concepts.object_info("PerfusionConceptLoader")
+    if "PerfusionConceptLoader" in info:
+        info = info["PerfusionConceptLoader"]
+    kind, *rest = info["input"]["required"]["file"]
+    names = kind if isinstance(kind, list) else rest[0]["options"]
+    assert {"berry.safetensors", "royal.safetensors"} <= set(names)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "train_concept"])
+def test_the_graph_runs_and_its_concepts_change_the_picture(
+    concepts: ComfyClient, name: str
+) -> None:
+    edited = pixels(concepts, load_api(name))
+    assert edited.shape == (2, 128, 128, 3)
+    assert edited.std() > 5, "a grey square"
+    assert (edited != pixels(concepts, stock(load_api(name)))).any()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "train_concept"])
+def test_strength_0_is_the_stock_image_bit_for_bit(concepts: ComfyClient, name: str) -> None:
+    graph = load_api(name)
+    # The prompt without a placeholder, since the stock text encoder does not know one.
+    inputs(graph, "CLIPTextEncode")["text"] = "a photo of a teddy on a green background"
+    for node in graph.values():
+        if "strength" in node["inputs"]:
+            node["inputs"]["strength"] = 0.0
+    assert (pixels(concepts, graph) == pixels(concepts, stock(graph))).all()
+
+
+def test_two_chained_loaders_equal_one_combined_stack(concepts: ComfyClient) -> None:
+    chained = load_api("compose_two")
+    combined = load_api("compose_two")
+    first, second = (k for k, v in combined.items() if v["class_type"] == "PerfusionConceptLoader")
+    demo = next(k for k, v in combined.items() if v["class_type"] == "PerfusionDemoModel")
+    for key in (first, second):
+        del combined[key]["inputs"]["model"], combined[key]["inputs"]["clip"]
+    combined["90"] = {
+        "class_type": "PerfusionCombineConcepts",
+        "inputs": {"concept_1": [first, 2], "concept_2": [second, 2]},
+    }
+    combined["91"] = {
+        "class_type": "PerfusionApplyConcepts",
+        "inputs": {"model": [demo, 0], "clip": [demo, 1], "stack": ["90", 0]},
+    }
+    for key, node in combined.items():
+        if key not in ("90", "91"):
+            for name, value in node["inputs"].items():
+                if isinstance(value, list) and value[0] == second:
+                    node["inputs"][name] = ["91", value[1]]
+    assert (pixels(concepts, chained) == pixels(concepts, combined)).all()
+
+
+def test_a_tuned_model_samples_without_encoding_the_prompt_again(concepts: ComfyClient) -> None:
+    graph = load_api("tune_bias")
+    pixels(concepts, graph)
+    graph = load_api("tune_bias")
+    inputs(graph, "KSampler")["steps"] = 3
+    inputs(graph, "EmptyLatentImage")["batch_size"] = 2
+    inputs(graph, "PerfusionTune")["bias"] = 0.35
+    result = concepts.run(graph)
+    encoders = {k for k, v in graph.items() if v["class_type"] == "CLIPTextEncode"}
+    assert encoders <= set(result.cached)
+
+
+def test_a_missing_file_is_refused_by_name(concepts: ComfyClient) -> None:
+    graph = load_api("use_concept")
+    inputs(graph, "PerfusionConceptLoader")["file"] = "nobody.safetensors"
+    with pytest.raises(GraphRejected, match="nobody"):
+        concepts.queue(graph)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_workflow_people_open_is_the_graph_that_is_tested(
+    client: ComfyClient, name: str
+) -> None:
+    import json
+
+    object_info = client.object_info()
+    saved = json.loads((UI_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+    tested = load_api(name)
+    found = to_api(saved, object_info)
+    assert set(found) == set(tested)
+    for key, node in tested.items():
+        assert found[key]["class_type"] == node["class_type"]
+        # The UI writes every widget's value; those that the API graph leaves out are defaults.
+        assert found[key]["inputs"].items() >= node["inputs"].items()
+    assert to_api(to_ui(tested, object_info), object_info) == found

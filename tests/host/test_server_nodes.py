@@ -1,0 +1,263 @@
+"""The nodes in graphs on the live server, with the model that comes with the pack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.client import ComfyClient, GraphFailed, GraphInterrupted, GraphRejected
+from tools.server import RunningHost
+
+Graph = dict[str, dict[str, Any]]
+PROMPT = "a photo of a teddy* on a green background"
+PICTURES = Path("demo", "concepts", "berry")
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+@pytest.fixture(scope="module")
+def pictures(host: RunningHost, repo: Path) -> list[str]:
+    files = sorted((repo / PICTURES).glob("*.png"))[:2]
+    assert files
+    return [host.client.upload_image(f.read_bytes(), f.name, subfolder="nodes") for f in files]
+
+
+def training(pictures: list[str], name: str, **changes: Any) -> Graph:
+    """Trains on two pictures for two steps and saves."""
+    settings = {
+        "placeholder": "teddy*",
+        "superclass": "teddy",
+        "steps": 2,
+        "batch_size": 2,
+        "seed": 1,
+        **changes,
+    }
+    return {
+        "demo": node("PerfusionDemoModel"),
+        "a": node("LoadImage", image=pictures[0]),
+        "b": node("LoadImage", image=pictures[1]),
+        "images": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
+        "train": node(
+            "PerfusionTrainConcept",
+            model=["demo", 0],
+            clip=["demo", 1],
+            vae=["demo", 2],
+            images=["images", 0],
+            **settings,
+        ),
+        "save": node("PerfusionSaveConcept", concept=["train", 0], name=name, overwrite=True),
+    }
+
+
+def loader(file: str, above: str, **changes: Any) -> dict[str, Any]:
+    sliders = {"bias": 0.6, "temperature": 0.15, "strength": 1.0}
+    return node(
+        "PerfusionConceptLoader", file=file, model=[above, 0], clip=[above, 1], **sliders | changes
+    )
+
+
+def sampling(model: list[Any], clip: list[Any], prompt: str = PROMPT, name: str = "out") -> Graph:
+    return {
+        "text": node("CLIPTextEncode", clip=clip, text=prompt),
+        "none": node("CLIPTextEncode", clip=clip, text=""),
+        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sampler": node(
+            "KSampler",
+            model=model,
+            positive=["text", 0],
+            negative=["none", 0],
+            latent_image=["empty", 0],
+            seed=3,
+            steps=2,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="simple",
+            denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
+        "image": node("SaveImage", images=["decode", 0], filename_prefix=name),
+    }
+
+
+def use(*loaders: Mapping[str, Any], prompt: str = PROMPT) -> Graph:
+    """The demo model, a chain of loaders (named 1, 2 ...) and a sampled picture."""
+    graph: Graph = {"demo": node("PerfusionDemoModel")}
+    above = "demo"
+    for number, inputs in enumerate(loaders, start=1):
+        graph[str(number)] = loader(above=above, **inputs)
+        above = str(number)
+    return graph | sampling([above, 0], [above, 1], prompt)
+
+
+def picture(client: ComfyClient, graph: Graph) -> bytes:
+    (image,) = client.run(graph).images("image")
+    data = client.view(image)
+    assert data.startswith(b"\x89PNG")
+    # The pixels alone: the text chunks beside them hold the graph.
+    return b"".join(chunk for kind, chunk in chunks(data) if kind == b"IDAT")
+
+
+def chunks(png: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], 8
+    while at < len(png):
+        size = int.from_bytes(png[at : at + 4], "big")
+        found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + size]))
+        at += 12 + size
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(host: RunningHost, pictures: list[str]) -> tuple[str, str]:
+    """Two concepts, trained and saved through the server, with values that show at once."""
+    names = []
+    for name, placeholder, seed in (("one", "teddy*", 1), ("two", "pot*", 2)):
+        graph = training(
+            pictures, f"nodes/{name}", placeholder=placeholder, seed=seed, value_rate=1.0
+        )
+        host.client.run(graph)
+        names.append(f"nodes/{name}.safetensors")
+    return names[0], names[1]
+
+
+def listed(client: ComfyClient) -> list[str]:
+    info = client.object_info("PerfusionConceptLoader")["PerfusionConceptLoader"]
+    options: list[str] = info["input"]["required"]["file"][1]["options"]
+    return options
+
+
+def test_a_trained_concept_is_in_the_list_and_changes_the_picture(
+    client: ComfyClient, saved: tuple[str, str]
+) -> None:
+    assert set(saved) <= set(listed(client))
+    stock = picture(client, use())
+    assert picture(client, use({"file": saved[0]})) != stock
+    assert picture(client, use()) == stock
+
+
+def test_strength_0_is_the_stock_picture(client: ComfyClient, saved: tuple[str, str]) -> None:
+    graph = use({"file": saved[0], "strength": 0.0})
+    # The same prompt for both; without the concept's model its vectors alone are in the text.
+    stock = graph | {"sampler": {**graph["sampler"], "inputs": {**graph["sampler"]["inputs"]}}}
+    stock["sampler"]["inputs"]["model"] = ["demo", 0]
+    assert picture(client, graph) == picture(client, stock)
+
+
+def test_chained_loaders_equal_combined_concepts(
+    client: ComfyClient, saved: tuple[str, str]
+) -> None:
+    prompt = "a teddy* next to a pot*"
+    chained = use({"file": saved[0]}, {"file": saved[1]}, prompt=prompt)
+    combined = {
+        "demo": node("PerfusionDemoModel"),
+        "one": loader(saved[0], "demo"),
+        "two": loader(saved[1], "demo"),
+        "both": node("PerfusionCombineConcepts", concept_1=["one", 2], concept_2=["two", 2]),
+        "apply": node(
+            "PerfusionApplyConcepts", model=["demo", 0], clip=["demo", 1], stack=["both", 0]
+        ),
+    } | sampling(["apply", 0], ["apply", 1], prompt)
+    single = dict(combined)
+    single["apply"] = node(
+        "PerfusionApplyConcepts", model=["demo", 0], clip=["demo", 1], stack=["one", 2]
+    )
+    expected = picture(client, combined)
+    assert picture(client, chained) == expected
+    assert picture(client, single) != expected
+
+
+def test_moving_a_slider_of_tune_runs_the_sampler_alone(
+    client: ComfyClient, saved: tuple[str, str]
+) -> None:
+    graph = use({"file": saved[0]})
+    graph["tune"] = node("PerfusionTune", model=["1", 0], bias=0.6, temperature=0.15, strength=1.0)
+    graph["sampler"]["inputs"]["model"] = ["tune", 0]
+    before = picture(client, graph)
+    graph["tune"]["inputs"]["bias"] = 0.2
+    result = client.run(graph)
+    assert {"demo", "1", "text", "none", "empty"} <= result.cached
+    assert not {"tune", "sampler"} & result.cached
+    assert picture(client, graph) != before
+
+
+def test_a_concept_trained_again_under_its_name_is_loaded_again(
+    client: ComfyClient, pictures: list[str]
+) -> None:
+    client.run(training(pictures, "nodes/again", value_rate=1.0))
+    first = picture(client, use({"file": "nodes/again.safetensors"}))
+    client.run(training(pictures, "nodes/again", value_rate=1.0, seed=9))
+    assert picture(client, use({"file": "nodes/again.safetensors"})) != first
+
+
+def test_a_concept_is_usable_in_the_run_that_trains_it(
+    client: ComfyClient, pictures: list[str]
+) -> None:
+    graph = training(pictures, "nodes/direct")
+    graph["apply"] = node(
+        "PerfusionApplyConcepts", model=["demo", 0], clip=["demo", 1], stack=["train", 0]
+    )
+    result = client.run(graph | sampling(["apply", 0], ["apply", 1]))
+    assert result.images("image")
+    assert result.outputs["train"]["text"][0].startswith("2 steps")
+
+
+def test_cancel_stops_training_and_the_model_is_as_before(
+    client: ComfyClient, pictures: list[str]
+) -> None:
+    stock = picture(client, use(prompt="a photo of a teddy"))
+    graph = training(pictures, "nodes/cancelled", steps=500)
+    reached: list[int] = []
+
+    def cancel(event: dict[str, Any]) -> None:
+        if event["type"] == "progress" and event["data"]["max"] == 500:
+            if not reached:
+                client.interrupt()
+            reached.append(event["data"]["value"])
+
+    with pytest.raises(GraphInterrupted):
+        client.run(graph, on_event=cancel)
+    assert 1 <= len(reached) <= 4  # the request takes its way to the server while steps go on
+    assert "nodes/cancelled.safetensors" not in listed(client)
+    again = use(prompt="a photo of a teddy")
+    again["sampler"]["inputs"]["seed"] = 4
+    picture(client, again)
+    again["sampler"]["inputs"]["seed"] = 3
+    assert picture(client, again) == stock
+    client.run(training(pictures, "nodes/after"))
+
+
+def test_pictures_of_different_sizes_in_a_list_are_one_clear_error(
+    client: ComfyClient, pictures: list[str]
+) -> None:
+    graph = training(pictures, "nodes/sizes")
+    graph["small"] = node(
+        "ImageScale", image=["a", 0], upscale_method="area", width=64, height=96, crop="center"
+    )
+    graph["batch"] = node("RebatchImages", images=["images", 0], batch_size=1)
+    graph["train"]["inputs"]["images"] = ["batch", 0]
+    trained = client.run(graph).outputs["save"]["text"]
+    assert len(trained) == 1  # a list is one concept, not one for each picture
+    graph["train"]["inputs"]["images"] = ["images", 0]
+    graph["train"]["inputs"]["masks"] = ["mask", 0]
+    graph["mask"] = node("SolidMask", value=0.0, width=64, height=64)
+    with pytest.raises(GraphFailed, match="mask of picture 1 is empty") as caught:
+        client.run(graph)
+    assert caught.value.node_type == "PerfusionTrainConcept"
+
+
+def test_a_missing_file_is_refused_before_anything_runs(client: ComfyClient) -> None:
+    with pytest.raises(GraphRejected, match=r'no concept file "nodes/none\.safetensors"'):
+        client.run(use({"file": "nodes/none.safetensors"}))
+
+
+def test_a_damaged_file_names_itself(host: RunningHost, client: ComfyClient) -> None:
+    bad = host.base / "models" / "perfusion" / "bad.safetensors"
+    bad.parent.mkdir(parents=True, exist_ok=True)
+    bad.write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(GraphFailed, match=r"bad\.safetensors.*pickle") as caught:
+        client.run(use({"file": "bad.safetensors"}))
+    assert caught.value.node_type == "PerfusionConceptLoader"

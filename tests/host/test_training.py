@@ -1,0 +1,312 @@
+"""Training on the host's own classes, their weights made in inference mode as the host does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import pytest
+import torch
+from comfy.model_base import ModelType
+from comfy.sd import CLIP
+from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
+
+from perfusion_core.bridge import (
+    ConceptEntry,
+    HostMismatch,
+    add_concepts,
+    apply_stack,
+    training_backbone,
+)
+from perfusion_core.bridge.prompts import encode
+from perfusion_core.concept import Concept
+from perfusion_core.covariance import Covariance
+from perfusion_core.edit import ConceptSettings, GatedEdit
+from perfusion_core.training import TrainingError, TrainingResult, TrainingSettings, train
+
+SHAPE = (2, 4, 8, 8)
+Model = Any
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    with torch.inference_mode():
+        return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def clip() -> CLIP:
+    with torch.inference_mode():
+        return tiny_clip(length=32)
+
+
+@pytest.fixture
+def unchanged(model: Model, clip: CLIP) -> Iterator[None]:
+    """Asserts that model and encoder are then as before: the same objects of the same values."""
+    parts = (model.model, clip.cond_stage_model)
+    before = [
+        {n: (p, p.requires_grad, p.detach().clone()) for n, p in part.named_parameters()}
+        for part in parts
+    ]
+    buffers = [dict(part.named_buffers()) for part in parts]
+    yield
+    comfy.model_management.interrupt_current_processing(False)
+    for part, parameters, old in zip(parts, before, buffers, strict=True):
+        assert dict(part.named_parameters()).keys() == parameters.keys()
+        for name, now in part.named_parameters():
+            was, grad, values = parameters[name]
+            assert now is was
+            assert now.requires_grad == grad
+            assert now.grad is None
+            assert torch.equal(now, values)
+        assert all(now is old[name] for name, now in part.named_buffers())
+    assert patched_modules(model) == []
+    assert not model.wrappers
+    assert not model.object_patches
+    assert not model.attachments
+
+
+def covariance(width: int = 192) -> Covariance:
+    return Covariance(torch.eye(width), 1000, "emoji")
+
+
+def run(
+    model: Model,
+    clip: CLIP,
+    on_step: Callable[[int, int, float], None] | None = None,
+    latents: torch.Tensor | None = None,
+    masks: torch.Tensor | None = None,
+    superclass: str = "teddy",
+    placeholder: str = "teddy*",
+    **settings: Any,
+) -> TrainingResult:
+    """Trains as the node does: within the host's inference mode."""
+    with torch.inference_mode():
+        if latents is None:
+            latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)) * 5
+        with training_backbone(model, clip, SHAPE) as backbone:
+            return train(
+                backbone,
+                latents,
+                masks,
+                placeholder=placeholder,
+                superclass=superclass,
+                covariance=covariance(),
+                settings=TrainingSettings(**{"steps": 3, "batch_size": 2, "seed": 1, **settings}),
+                on_step=on_step,
+            )
+
+
+def test_weights_made_in_inference_mode_can_be_trained_on(
+    model: Model, clip: CLIP, unchanged: None
+) -> None:
+    assert next(model.model.parameters()).is_inference()
+    result = run(model, clip)
+    concept = result.concept
+    assert result.finished
+    assert len(result.losses) == 3
+    assert concept.family == "emoji"
+    assert concept.embeddings["clip_l"].shape == (1, 192)
+    assert len(concept.values) == 7
+    assert all(float(value.abs().max()) > 0 for value in concept.values.values())
+
+
+def test_the_stand_ins_share_the_weights_memory(model: Model, clip: CLIP, unchanged: None) -> None:
+    pointers = [p.data_ptr() for p in model.model.parameters()]
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE):
+        inside = list(model.model.parameters())
+        assert not any(p.is_inference() or p.requires_grad for p in inside)
+        assert [p.data_ptr() for p in inside] == pointers
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_the_loss_falls_when_one_picture_is_learned_by_heart(clip: CLIP) -> None:
+    with torch.inference_mode():
+        model = tiny_model(kind=ModelType.V_PREDICTION, model_channels=64)
+        # A model that listens to its text: with random weights alone, little of it reaches the end.
+        for name, weight in model.model.diffusion_model.named_parameters():
+            if "attn2.to_out" in name or name.endswith("proj_out.weight") or name == "out.2.weight":
+                weight.mul_(3)
+    colour = torch.tensor([3.0, -3.0, 2.0, -2.0]) / 0.18215
+    picture = colour.view(1, 4, 1, 1).expand(1, 4, 8, 8)
+    result = run(model, clip, latents=picture, steps=40, batch_size=4, value_rate=0.5)
+    first, last = sum(result.losses[:4]) / 4, sum(result.losses[-4:]) / 4
+    assert last < 0.75 * first
+
+
+def test_the_same_seed_gives_the_same_concept(model: Model, clip: CLIP, unchanged: None) -> None:
+    one, two, other = (run(model, clip, seed=seed).concept.hash for seed in (1, 1, 2))
+    assert one == two != other
+
+
+def test_a_mask_of_ones_is_no_mask(model: Model, clip: CLIP) -> None:
+    plain = run(model, clip).concept.hash
+    assert run(model, clip, masks=torch.ones(2, 64, 64)).concept.hash == plain
+    half = torch.ones(2, 64, 64)
+    half[:, :32] = 0
+    assert run(model, clip, masks=half).concept.hash != plain
+
+
+def test_cancel_stops_within_one_step(model: Model, clip: CLIP, unchanged: None) -> None:
+    done: list[int] = []
+
+    def cancel_after_the_second(step: int, total: int, loss: float) -> None:
+        done.append(step)
+        if step == 2:
+            comfy.model_management.interrupt_current_processing(True)
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(model, clip, cancel_after_the_second, steps=50)
+    assert done == [1, 2]
+
+
+def test_an_error_leaves_everything_as_it_was(model: Model, clip: CLIP, unchanged: None) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(model, clip, fail)
+    assert torch.is_inference_mode_enabled() is False
+
+
+def test_the_model_samples_as_before_and_the_concept_is_usable(model: Model, clip: CLIP) -> None:
+    stock = sample(model, clip)
+    concept = run(model, clip, steps=5, value_rate=0.5).concept
+    assert torch.equal(sample(model, clip), stock)
+    on = apply_stack(model, [ConceptEntry(concept, concept.settings)])
+    assert not torch.allclose(sample(on, add_concepts(clip, [concept])), stock, atol=1e-2)
+
+
+def test_other_packs_patches_on_the_model_are_in_effect(model: Model, clip: CLIP) -> None:
+    calls: list[str] = []
+    patched = model.clone()
+
+    def patch(n: Any, context: Any, value: Any, _: Any) -> tuple[Any, Any, Any]:
+        calls.append("attention patch")
+        return n, context, value
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append("wrapper")
+        return executor(*args, **kwargs)
+
+    patched.set_model_attn2_patch(patch)
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    patched.add_wrapper_with_key(kind, "other", wrapper)
+    run(patched, clip, steps=1)
+    assert calls.count("wrapper") == 1
+    assert calls.count("attention patch") == 7
+
+
+def test_a_lora_on_the_model_is_in_effect(model: Model, clip: CLIP) -> None:
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
+    shape = model.model_state_dict()[key].shape
+    with torch.inference_mode():
+        lora = model.clone()
+        lora.add_patches({key: ("diff", (torch.randn(shape),))}, 1.0)
+    changed = run(lora, clip).concept.hash
+    assert changed != run(model, clip).concept.hash
+
+
+@pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.V_PREDICTION, ModelType.FLOW])
+def test_the_loss_is_the_error_of_what_the_model_predicts(kind: ModelType, clip: CLIP) -> None:
+    with torch.inference_mode():
+        model = tiny_model(kind=kind)
+        latents, noise = torch.randn(2, *SHAPE)
+    times = torch.tensor([0.2, 0.7])
+    raw: list[torch.Tensor] = []
+
+    def note(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        raw.append(executor(*args, **kwargs))
+        return raw[-1]
+
+    wrapper = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    model.add_wrapper_with_key(wrapper, "note", note)
+    concept = tiny_concept(model, clip)
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE) as backbone:
+        encoded = backbone.encode(["a teddy*"] * 2, "teddy*", dict(concept.embeddings))
+        values = {path: d[None].float() for path, d in concept.values.items()}
+        loss = backbone.loss(latents.clone(), noise.clone(), times, encoded, gate(concept), values)
+        sampling = model.model.model_sampling
+        sigma = torch.tensor([sampling.percent_to_sigma(1 - t) for t in times.tolist()])
+        sigma = sigma.view(2, 1, 1, 1)
+        clean = model.model.process_latent_in(latents.clone())
+        target = {
+            ModelType.EPS: noise,
+            ModelType.V_PREDICTION: (noise - sigma * clean) / (sigma**2 + 1) ** 0.5,
+            ModelType.FLOW: noise - clean,
+        }[kind]
+        assert torch.allclose(loss, (raw[0] - target).square(), rtol=1e-3, atol=1e-4)
+
+
+def gate(concept: Concept) -> GatedEdit:
+    return GatedEdit(
+        concept.target_input[None].float(),
+        concept.whitened_target[None],
+        concept.superclass_encoding[None].float(),
+        [ConceptSettings(0.75, 0.1)],
+    )
+
+
+def test_the_gradient_through_the_text_encoder_is_right(model: Model, clip: CLIP) -> None:
+    # The oracle: autograd's own (slow) way with in-place additions.
+    start = torch.randn(2, 192, generator=torch.Generator().manual_seed(0)) * 0.5
+    gradients = []
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE) as backbone:
+        for ours in (True, False):
+            vectors = start.clone().requires_grad_()
+            if ours:
+                encoded = backbone.encode(
+                    ["a teddy* here", "teddy*"], "teddy*", {"clip_l": vectors}
+                )
+                encoded.context.square().sum().backward()
+                positions = encoded.positions
+            else:
+                oracle = with_vectors(clip, vectors)
+                with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                    encode(oracle, ["a teddy* here", "teddy*"]).context.square().sum().backward()
+            gradients.append(vectors.grad)
+    assert positions.nonzero().tolist() == [[0, 3], [1, 2]]
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+    assert float(gradients[0].abs().max()) > 0
+
+
+def with_vectors(clip: CLIP, vectors: torch.Tensor) -> CLIP:
+    from perfusion_core.bridge.prompts import Word, with_words
+
+    return with_words(clip, {"clip_l": [Word("teddy*", vectors)]})
+
+
+def test_the_superclass_starts_the_embedding(model: Model, clip: CLIP) -> None:
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE) as backbone:
+        for word, count in (("teddy", 1), ("teddy bear", 2)):
+            vectors = backbone.superclass_embeddings(word)
+            assert vectors["clip_l"].shape == (count, 192)
+            ours = backbone.encode([f"a photo of a {word}"], word, vectors)
+            plain = encode(clip, [f"a photo of a {word}"])
+            assert torch.allclose(ours.context, plain.context)
+            assert ours.positions.nonzero().tolist() == [[0, 4 + count]]
+
+
+def test_an_empty_superclass_is_refused(model: Model, clip: CLIP, unchanged: None) -> None:
+    with pytest.raises(ValueError, match="superclass is empty"):
+        run(model, clip, superclass=" ")
+
+
+def test_a_model_that_carries_a_concept_is_refused(model: Model, clip: CLIP) -> None:
+    concept = tiny_concept(model, clip)
+    on = apply_stack(model, [ConceptEntry(concept, concept.settings)])
+    with pytest.raises(HostMismatch, match=r"already carries the concept \"teddy\""):
+        run(on, clip)
+
+
+def test_a_clip_of_another_family_is_refused(clip: CLIP) -> None:
+    with pytest.raises(HostMismatch, match=r"Stable Diffusion 1\.x.*Connect the model's own CLIP"):
+        run(tiny_model(768), clip)
+
+
+def test_training_that_diverges_says_so(model: Model, clip: CLIP, unchanged: None) -> None:
+    with pytest.raises(TrainingError, match="diverged"):
+        run(model, clip, steps=20, value_rate=1e30)

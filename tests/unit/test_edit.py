@@ -1,0 +1,395 @@
+"""The edit against float64 references that are written as the paper writes it."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from perfusion_core.edit import (
+    PARALLEL_CUTOFF,
+    ConceptSettings,
+    GatedEdit,
+    add_values,
+    mixing_matrix,
+)
+
+D, OUT = 48, 20
+seeds = st.integers(0, 2**31 - 1)
+property_test = settings(max_examples=25, deadline=None)
+
+
+class World:
+    """Random text encodings with a C of wide spectrum, J concepts, and one layer; in float64."""
+
+    def __init__(self, concepts: int, seed: int = 0, correlation: float = 0.5) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        scales = torch.logspace(-1, 1, D, dtype=torch.float64)
+        basis = torch.linalg.qr(self.random(D, D))[0]
+        self.root = basis * scales
+        self.C = self.root @ self.root.T
+        common = self.random(1, D)
+        own = self.random(concepts, D)
+        mixed = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
+        self.i = mixed @ self.root.T
+        self.p = self.random(concepts, D) @ self.root.T
+        self.W_K, self.W_V = self.random(OUT, D), self.random(OUT, D)
+        self.values = self.random(concepts, OUT)
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=self.generator)
+
+    def context(self, *shape: int) -> Tensor:
+        """Ordinary tokens, and some that are near a concept."""
+        ordinary = self.random(*shape, D) @ self.root.T
+        of = torch.randint(len(self.i), shape, generator=self.generator)
+        near = self.i[of] + 0.2 * ordinary
+        is_near = self.random(*shape, 1) > 0.7
+        return torch.where(is_near, near, ordinary)
+
+    def edit(self, *given: ConceptSettings, names: list[str] | None = None) -> GatedEdit:
+        whitened = torch.linalg.solve(self.C, self.i.T).T
+        return GatedEdit(self.i, whitened, self.p, given, names)
+
+
+def layer(world: World, edit: GatedEdit, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of one layer as the bridge computes them, in the context's dtype."""
+    prepared = edit.prepare(context)
+    differences = world.values - world.p @ world.W_V.T
+    keys = prepared.context @ world.W_K.T.to(context)
+    values = prepared.context @ world.W_V.T.to(context)
+    return keys, add_values(values, prepared.weights, differences)
+
+
+def eq3(e: Tensor, W: Tensor, i: Tensor, o: Tensor, C: Tensor, given: ConceptSettings) -> Tensor:
+    """One concept, token by token: h = W(e - s i) + g o, at strength t of the way from W e."""
+    inverse = torch.linalg.inv(C)
+    out = torch.empty(*e.shape[:-1], len(W), dtype=torch.float64)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in e.shape[:-1])).reshape(
+        -1, e.dim() - 1
+    ):
+        token = e[tuple(index)]
+        s = (i @ inverse @ token) / (i @ inverse @ i)
+        g = 1 / (1 + torch.exp(-(s - given.bias) / given.temperature))
+        edited = W @ (token - s * i) + g * o
+        out[tuple(index)] = W @ token + given.strength * (edited - W @ token)
+    return out
+
+
+def appendix_b(
+    e: Tensor, W: Tensor, i: Tensor, o: Tensor, C: Tensor, given: list[ConceptSettings]
+) -> Tensor:
+    """Several concepts at strength 1: Cholesky of C^-1, QR of the whitened inputs, projection."""
+    inverse = torch.linalg.inv(C)
+    L = torch.linalg.cholesky(inverse)  # C^-1 = L L^T
+    Q = torch.linalg.qr(L.T @ i.T)[0]
+    whitened = e @ L
+    perpendicular = torch.linalg.solve(L.T, (whitened - whitened @ Q @ Q.T).mT).mT
+    h = perpendicular @ W.T
+    for j, one in enumerate(given):
+        s = (e @ inverse @ i[j]) / (i[j] @ inverse @ i[j])
+        h = h + torch.sigmoid((s - one.bias) / one.temperature)[..., None] * o[j]
+    return h
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Relative to the largest expected value."""
+    error = float((actual.double() - expected.double()).abs().max() / expected.abs().max())
+    assert error < tolerance, f"relative error {error:.2e}"
+
+
+@property_test
+@given(seeds, st.floats(-0.5, 1.5), st.floats(0.05, 1), st.floats(0, 2))
+def test_one_concept_is_equation_3(
+    seed: int, bias: float, temperature: float, strength: float
+) -> None:
+    world = World(1, seed)
+    given_ = ConceptSettings(bias, temperature, strength)
+    context = world.context(2, 9)
+    keys, values = layer(world, world.edit(given_), context)
+    locked = world.W_K @ world.p[0]
+    close(keys, eq3(context, world.W_K, world.i[0], locked, world.C, given_), 1e-9)
+    close(values, eq3(context, world.W_V, world.i[0], world.values[0], world.C, given_), 1e-9)
+
+
+@pytest.mark.parametrize("concepts", [1, 2, 3, 8])
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95])
+def test_several_concepts_are_appendix_b(concepts: int, correlation: float) -> None:
+    world = World(concepts, correlation=correlation)
+    given_ = [ConceptSettings(0.4 + 0.05 * j, 0.1 + 0.02 * j) for j in range(concepts)]
+    context = world.context(2, 77)
+    keys, values = layer(world, world.edit(*given_), context)
+    locked = world.p @ world.W_K.T
+    close(keys, appendix_b(context, world.W_K, world.i, locked, world.C, given_), 1e-8)
+    close(values, appendix_b(context, world.W_V, world.i, world.values, world.C, given_), 1e-8)
+
+
+def test_a_sum_of_single_projections_would_be_wrong() -> None:
+    world = World(2, correlation=0.8)
+    closed = ConceptSettings(bias=1e3)  # the projection alone
+    context = world.context(30)
+    together = world.edit(closed, closed).prepare(context).context
+    whitened = torch.linalg.solve(world.C, world.i.T).T
+    singles = (context @ whitened.T) / (whitened * world.i).sum(dim=1)
+    naive = context - singles @ world.i
+    assert (together - naive).abs().max() > 0.1 * context.abs().max()
+    remaining = (together @ whitened.T).abs().max() / (context @ whitened.T).abs().max()
+    assert remaining < 1e-9
+
+
+def test_the_similarity_is_1_at_the_target_input_and_the_gate_half_open_at_the_bias() -> None:
+    world = World(3)
+    edit = world.edit(*[ConceptSettings(bias=b, temperature=0.1) for b in (0.3, 0.6, 1.0)])
+    torch.testing.assert_close(edit.similarity(world.i).diagonal(), torch.ones(3).double())
+    torch.testing.assert_close(edit.gates(0.6 * world.i)[1, 1], torch.tensor(0.5).double())
+
+
+@property_test
+@given(seeds, st.floats(1e-3, 1e3))
+def test_the_scale_of_the_covariance_cancels(seed: int, scale: float) -> None:
+    world = World(3, seed)
+    context = world.context(12)
+    sliders = [ConceptSettings(0.5, 0.2, t) for t in (1, 0.5, 2)]
+    one = world.edit(*sliders).prepare(context)
+    world.C = world.C * scale
+    other = world.edit(*sliders).prepare(context)
+    close(other.context, one.context, 1e-7)
+    close(other.weights, one.weights, 1e-7)
+
+
+@property_test
+@given(seeds, st.permutations(range(4)))
+def test_the_order_of_concepts_does_not_matter(seed: int, order: list[int]) -> None:
+    world = World(4, seed)
+    context = world.context(12)
+    sliders = [ConceptSettings(0.5, 0.2, t) for t in (1, 0.5, 0.5, 2)]
+    one = world.edit(*sliders).prepare(context)
+    world.i, world.p = world.i[order], world.p[order]
+    other = world.edit(*[sliders[j] for j in order]).prepare(context)
+    close(other.context, one.context, 1e-7)
+    close(other.weights, one.weights[..., order], 1e-7)
+
+
+# --- strength
+
+
+def test_with_every_strength_at_0_the_context_comes_back_itself() -> None:
+    world = World(2)
+    off = ConceptSettings(strength=0)
+    edit = world.edit(off, off)
+    context = world.context(2, 7)
+    prepared = edit.prepare(context)
+    assert not edit.active
+    assert prepared.context is context
+    assert prepared.weights.shape == (2, 7, 2)
+    assert not prepared.weights.any()
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0, 1.7])
+def test_equal_strengths_scale_the_whole_change(strength: float) -> None:
+    world = World(3)
+    context = world.context(20)
+    full = layer(world, world.edit(*[ConceptSettings()] * 3), context)
+    part = layer(world, world.edit(*[ConceptSettings(strength=strength)] * 3), context)
+    for W, edited, scaled in zip((world.W_K, world.W_V), full, part, strict=True):
+        plain = context @ W.T
+        close(scaled, plain + strength * (edited - plain), 1e-9)
+
+
+def test_a_concept_at_strength_0_is_exactly_absent() -> None:
+    world = World(3, correlation=0.9)
+    context = world.context(20)
+    on, off = ConceptSettings(), ConceptSettings(strength=0)
+    together = world.edit(on, off, on).prepare(context)
+    world.i, world.p = world.i[[0, 2]], world.p[[0, 2]]
+    apart = world.edit(on, on).prepare(context)
+    assert not together.weights[..., 1].any()
+    torch.testing.assert_close(together.context, apart.context, rtol=0, atol=1e-12)
+
+
+@property_test
+@given(seeds, st.lists(st.sampled_from([0.0, 0.3, 0.8, 1.0, 1.5]), min_size=3, max_size=3))
+def test_mixed_strengths_are_the_average_over_levels(seed: int, strengths: list[float]) -> None:
+    """Integrate over a level t in 0..2: at each, the concepts of strength > t take part in full."""
+    world = World(3, seed)
+    context = world.context(8)
+    sliders = [ConceptSettings(0.5, 0.2, t) for t in strengths]
+    keys, values = layer(world, world.edit(*sliders), context)
+    levels = 20
+    for W, o, actual in (
+        (world.W_K, world.p @ world.W_K.T, keys),
+        (world.W_V, world.values, values),
+    ):
+        plain = context @ W.T
+        expected = plain.clone()
+        for step in range(2 * levels):
+            among = [j for j, t in enumerate(strengths) if t > (step + 0.5) / levels]
+            if among:
+                few = [sliders[j] for j in among]
+                full = appendix_b(context, W, world.i[among], o[among], world.C, few)
+                expected += (full - plain) / levels
+        close(actual, expected, 1e-8)
+
+
+def test_strength_is_continuous_down_to_0() -> None:
+    world = World(2, correlation=0.8)
+    context = world.context(20)
+    absent = world.edit(ConceptSettings(), ConceptSettings(strength=0)).prepare(context)
+    barely = world.edit(ConceptSettings(), ConceptSettings(strength=1e-6)).prepare(context)
+    close(barely.context, absent.context, 1e-4)
+
+
+# --- parallel concepts
+
+
+def test_identical_concepts_are_projected_off_once_and_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(3, correlation=0.0)
+    world.i[2] = world.i[0]
+    closed = ConceptSettings(bias=1e3)
+    context = world.context(20)
+    with caplog.at_level(logging.WARNING):
+        edited = world.edit(closed, closed, closed, names=["ann", "bob", "cid"]).prepare(context)
+    assert "ann and cid" in caplog.text
+    assert "bob" not in caplog.text
+    world.i, world.p = world.i[:2], world.p[:2]
+    once = world.edit(closed, closed).prepare(context)
+    close(edited.context, once.context, 1e-9)
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-5, 1e-9])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_near_parallel_concepts_stay_bounded(distance: float, sign: int) -> None:
+    world = World(2, correlation=0.0)
+    world.i[1] = sign * (world.i[0] + distance * world.i[1])
+    context = world.context(50).half()
+    closed = ConceptSettings(bias=1e3)
+    edited = world.edit(closed, closed).prepare(context).context
+    # A projection in the C^-1 inner product never lengthens in that product's norm.
+    inverse = torch.linalg.inv(world.C)
+
+    def norm(e: Tensor) -> Tensor:
+        return (e.double() @ inverse * e.double()).sum(dim=-1)
+
+    assert bool((norm(edited) <= norm(context) * 1.02).all())
+
+
+def test_no_warning_for_concepts_that_only_resemble_each_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gram = torch.tensor([[1.0, 0.99], [0.99, 1.0]], dtype=torch.float64)
+    assert PARALLEL_CUTOFF < 1 - 0.99
+    with caplog.at_level(logging.WARNING):
+        inverse = mixing_matrix(gram, [1, 1], ["a", "b"])
+    assert not caplog.text
+    torch.testing.assert_close(inverse, torch.linalg.inv(gram))
+
+
+# --- shapes, precision, gradients
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 77), (2, 77), (2, 3, 77), (2, 77 * 12), (1, 0)])
+def test_any_batch_shape_and_any_number_of_chunks(shape: tuple[int, ...]) -> None:
+    world = World(2)
+    edit = world.edit(ConceptSettings(), ConceptSettings(strength=0.5))
+    context = world.context(*shape)
+    prepared = edit.prepare(context)
+    assert prepared.context.shape == (*shape, D)
+    assert prepared.weights.shape == (*shape, 2)
+    flat = edit.prepare(context.reshape(-1, D))
+    torch.testing.assert_close(prepared.context.reshape(-1, D), flat.context)
+    # The same rows, the same numbers: cond and uncond may come in one batch or apart.
+    chunks = [edit.prepare(chunk).context for chunk in context.split(77, dim=-2)]
+    torch.testing.assert_close(torch.cat(chunks, dim=-2), prepared.context)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-9), (torch.float32, 3e-6), (torch.float16, 3e-3), (torch.bfloat16, 2e-2)],
+)
+@pytest.mark.parametrize("concepts", [1, 4])
+def test_precisions_against_float64(dtype: torch.dtype, tolerance: float, concepts: int) -> None:
+    world = World(concepts)
+    edit = world.edit(*[ConceptSettings()] * concepts)
+    context = world.context(2, 77).to(dtype)  # the reference sees the same rounded input
+    prepared = edit.prepare(context)
+    exact = edit.prepare(context.double())
+    assert prepared.context.dtype == prepared.weights.dtype == dtype
+    close(prepared.context, exact.context, tolerance)
+    close(prepared.weights, exact.weights, tolerance)
+    keys, values = layer(world, edit, context)
+    exact_keys, exact_values = layer(world, edit, context.double())
+    assert values.dtype == dtype
+    close(keys, exact_keys, 3 * tolerance)
+    close(values, exact_values, 3 * tolerance)
+
+
+def test_gates_are_not_computed_in_low_precision_under_autocast() -> None:
+    world = World(2)
+    edit = world.edit(ConceptSettings(), ConceptSettings())
+    context = world.context(2, 77).float()
+    plain = edit.prepare(context)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = edit.prepare(context)
+        gates = edit.gates(context)
+    assert torch.equal(inside.context, plain.context)
+    assert torch.equal(inside.weights, plain.weights)
+    assert torch.equal(gates, plain.weights)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    world = World(2)
+    sliders = [ConceptSettings(0.5, 0.3), ConceptSettings(0.4, 0.3, 0.5)]
+    whitened = torch.linalg.solve(world.C, world.i.T).T
+
+    def values(context: Tensor, superclasses: Tensor, differences: Tensor) -> Tensor:
+        prepared = GatedEdit(world.i, whitened, superclasses, sliders).prepare(context)
+        return add_values(prepared.context @ world.W_V.T, prepared.weights, differences)
+
+    inputs = (world.context(4), world.p.clone(), world.values.clone())
+    assert torch.autograd.gradcheck(values, [t.requires_grad_() for t in inputs])
+
+
+def test_values_are_added_in_the_dtype_of_the_layer() -> None:
+    values, weights, differences = torch.randn(2, 7, OUT), torch.rand(2, 7, 3), torch.randn(3, OUT)
+    expected = values + weights @ differences
+    torch.testing.assert_close(add_values(values, weights, differences), expected)
+    half = add_values(values.bfloat16(), weights, differences.half())
+    assert half.dtype == torch.bfloat16
+    close(half, expected, 2e-2)
+
+
+# --- what bad input gets
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"strength": -0.1}, "strength is -0.1; it must be between 0 and 2"),
+        ({"strength": 2.1}, "strength"),
+        ({"bias": math.nan}, "bias is nan"),
+        ({"bias": math.inf}, "bias is inf"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConceptSettings(**fields)
+
+
+def test_a_context_of_another_width_is_refused() -> None:
+    edit = World(1).edit(ConceptSettings())
+    with pytest.raises(ValueError, match=f"64 wide, the concepts {D}"):
+        edit.prepare(torch.zeros(1, 77, 64))
+
+
+def test_vectors_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"for 2 settings"):
+        GatedEdit(torch.ones(1, D), torch.ones(1, D), torch.ones(1, D), [ConceptSettings()] * 2)

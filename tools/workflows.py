@@ -1,0 +1,185 @@
+"""Turns a graph from ComfyUI's API format into its UI format, and back.
+
+`workflows/` holds the graphs that people open, in the UI's format; `demo/graphs/` holds the same
+graphs in the API's format, which the demo and the tests queue. One is made from the other, and a
+test checks that they still are the same graph.
+
+    python -m tools.workflows        rewrites workflows/ from demo/graphs/ (starts the host)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tools.locate import ROOT
+
+API_GRAPHS = ROOT / "demo" / "graphs"
+UI_GRAPHS = ROOT / "workflows"
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+COLUMN, ROW_GAP = 380, 60
+
+Graph = dict[str, dict[str, Any]]
+ObjectInfo = Mapping[str, Any]
+
+
+def _inputs(info: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, type, options) of a node's inputs, in the order in which the UI shows them."""
+    found = []
+    for part in ("required", "optional"):
+        for name, spec in info["input"].get(part, {}).items():
+            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+            found.append((name, kind, options))
+    return found
+
+
+def _is_widget(kind: str, options: Mapping[str, Any]) -> bool:
+    return kind in WIDGET_TYPES and not options.get("forceInput")
+
+
+def _extra_widget(name: str, kind: str, options: Mapping[str, Any]) -> Any | None:
+    """The UI adds a widget of its own after some inputs; its value, or None."""
+    if kind == "INT" and options.get("control_after_generate", name in ("seed", "noise_seed")):
+        return "fixed"
+    if options.get("image_upload"):
+        return "image"
+    return None
+
+
+def _depths(graph: Graph) -> dict[str, int]:
+    """How far each node stands from the graph's beginning."""
+    depths: dict[str, int] = {}
+
+    def depth(key: str) -> int:
+        if key not in depths:
+            sources = [v[0] for v in graph[key]["inputs"].values() if isinstance(v, list)]
+            depths[key] = 1 + max((depth(s) for s in sources), default=-1)
+        return depths[key]
+
+    for key in graph:
+        depth(key)
+    return depths
+
+
+def to_ui(graph: Graph, object_info: ObjectInfo) -> dict[str, Any]:
+    """The graph as the UI saves one. Node ids must be numbers in strings; columns follow the links.
+
+    A node's `_meta` may hold `title`, and `note` texts become notes on the canvas.
+    """
+    links: list[list[Any]] = []
+    nodes: dict[str, dict[str, Any]] = {}
+    heights: dict[int, int] = {}
+    depths = _depths(graph)
+    for key in sorted(graph, key=lambda k: (depths[k], int(k))):
+        node, info = graph[key], object_info[graph[key]["class_type"]]
+        sockets: list[dict[str, Any]] = []
+        values: list[Any] = []
+        for name, kind, options in _inputs(info):
+            value = node["inputs"].get(name, options.get("default"))
+            if _is_widget(kind, options):
+                choices = options.get("options")
+                if value is None and choices:
+                    value = choices[0]
+                values.append(None if isinstance(value, list) else value)
+                extra = _extra_widget(name, kind, options)
+                if extra is not None:
+                    values.append(extra)
+                if not isinstance(value, list):
+                    continue
+            socket: dict[str, Any] = {"name": name, "type": kind, "link": None}
+            if _is_widget(kind, options):
+                socket["widget"] = {"name": name}
+            if isinstance(value, list):
+                links.append(
+                    [len(links) + 1, int(value[0]), value[1], int(key), len(sockets), kind]
+                )
+                socket["link"] = len(links)
+            sockets.append(socket)
+        outputs = [
+            {"name": name, "type": kind, "links": []}
+            for name, kind in zip(info["output_name"], info["output"], strict=True)
+        ]
+        long_text = any(o.get("multiline") for _, _, o in _inputs(info))
+        height = 60 + 24 * (max(len(sockets), len(outputs)) + len(values)) + 70 * long_text
+        height += 220 if info["output_node"] or "image_upload" in str(info["input"]) else 0
+        top = heights.get(depths[key], 80)
+        heights[depths[key]] = top + height + ROW_GAP
+        nodes[key] = {
+            "id": int(key),
+            "type": node["class_type"],
+            "pos": [60 + COLUMN * depths[key], top],
+            "size": [310, height],
+            "flags": {},
+            "order": len(nodes),
+            "mode": 0,
+            "inputs": sockets,
+            "outputs": outputs,
+            "properties": {"Node name for S&R": node["class_type"]},
+            "widgets_values": values,
+        }
+        title = node.get("_meta", {}).get("title")
+        if title:
+            nodes[key]["title"] = title
+    for number, source, slot, *_ in links:
+        nodes[str(source)]["outputs"][slot]["links"].append(number)
+    return {
+        "last_node_id": max(int(k) for k in graph),
+        "last_link_id": len(links),
+        "nodes": list(nodes.values()),
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def to_api(workflow: Mapping[str, Any], object_info: ObjectInfo) -> Graph:
+    """The graph that the UI would queue for a saved workflow.
+
+    Notes and muted nodes are left out.
+    """
+    origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    graph: Graph = {}
+    for node in workflow["nodes"]:
+        if node["type"] not in object_info or node.get("mode") in (2, 4):
+            continue
+        linked = {s["name"]: origins[s["link"]] for s in node["inputs"] if s.get("link")}
+        values = iter(node.get("widgets_values", []))
+        inputs: dict[str, Any] = {}
+        for name, kind, options in _inputs(object_info[node["type"]]):
+            if _is_widget(kind, options):
+                value = next(values, options.get("default"))
+                if _extra_widget(name, kind, options) is not None:
+                    next(values, None)
+                inputs[name] = linked.get(name, value)
+            elif name in linked:
+                inputs[name] = linked[name]
+        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        if node.get("title"):
+            graph[str(node["id"])]["_meta"] = {"title": node["title"]}
+    return graph
+
+
+def load_api(name: str) -> Graph:
+    """One of the demo's graphs by its file's name without `.json`."""
+    graph: Graph = json.loads((API_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+    return graph
+
+
+def main() -> None:
+    from tools.host import ready_host
+    from tools.server import running_host
+
+    with running_host(ready_host()) as host:
+        object_info = host.client.object_info()
+    for path in sorted(API_GRAPHS.glob("*.json")):
+        text = json.dumps(to_ui(load_api(path.stem), object_info), indent=1)
+        (UI_GRAPHS / path.name).write_text(text + "\n", encoding="utf-8")
+        print(f"wrote workflows/{path.name}")
+
+
+if __name__ == "__main__":
+    main()
