@@ -360,13 +360,14 @@ def test_cancel_stops_training_within_one_step(
 
     def hook(value: int, total: int, *_: Any, **__: Any) -> None:
         done.append(value)
-        if (value, total) == (2, 30):
+        # The first report: newer hosts leave out some of the later ones.
+        if (value, total) == (1, 30):
             comfy.model_management.interrupt_current_processing(True)
 
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", hook)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         train(nodes, model, clip, steps=30)
-    assert done[-2:] == [1, 2]
+    assert done[-1] == 1
     assert patched_modules(model) == []
 
 
