@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("demo/training"))
+    parser.add_argument("--out", type=Path, default=Path("demo/weights"))
     parser.add_argument("--preview-minutes", type=float, default=8)
     args = parser.parse_args()
     import_host()
@@ -208,7 +209,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
-    components = make_components(args.work / "components.safetensors")
+    components = make_components(small.WEIGHTS / "components.safetensors")
     latents, captions = make_latents(
         args.work / f"latents_{args.seed}_{args.scenes}.safetensors",
         args.scenes,
@@ -264,7 +265,7 @@ def main() -> None:
         holder.load_state_dict(average)
         unet.eval()
         save_file({k: v.half().contiguous().cpu() for k, v in unet.state_dict().items()},
-                  small.WEIGHTS / "unet.safetensors")  # fmt: skip
+                  args.out / "unet.safetensors")  # fmt: skip
         table = torch.zeros(small.VOCABULARY, small.TEXT_WIDTH)
         vocabulary = torch.tensor(text.vocabulary)
         table[vocabulary] = rows.detach().cpu()
@@ -272,7 +273,7 @@ def main() -> None:
         state |= {small.TOKEN_KEY: table, "text_projection.weight": torch.eye(small.TEXT_WIDTH)}
         packed = small.pack_text_weights(state, vocabulary)
         save_file({k: v.half().contiguous() if v.is_floating_point() else v
-                   for k, v in packed.items()}, small.WEIGHTS / "clip.safetensors")  # fmt: skip
+                   for k, v in packed.items()}, args.out / "clip.safetensors")  # fmt: skip
         z = sample(unet, rows.detach(), text_model, text, sigmas, PREVIEW_SEED)
         if (small.WEIGHTS / "vae.safetensors").exists():
             vae = TAESD(latent_channels=small.LATENT_CHANNELS)

@@ -90,7 +90,11 @@ def load_components(path: Path) -> Components:
 
 
 def make_components(path: Path, seed: int = 0) -> Components:
-    """The world's principal components, computed once and kept in `path`."""
+    """The world's principal components, computed once and kept in `path`.
+
+    They are shipped: another machine's linear algebra may give a component the other sign, and
+    the trained weights would not fit it.
+    """
     if path.exists():
         return load_components(path)
     pictures = renders(random.Random(seed), list(individuals().values()), 1500)
@@ -113,7 +117,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed + int(time.time()))
     population = list(individuals().values())
-    components = make_components(args.work / "components.safetensors")
+    components = make_components(args.out.with_name("components.safetensors"))
     whole = TAESD(latent_channels=CHANNELS)
     write_encoder(whole, components)
     decoder = TAESD(latent_channels=CHANNELS).taesd_decoder

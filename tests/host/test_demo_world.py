@@ -12,6 +12,7 @@ from PIL import Image
 
 from demo import model as small
 from demo.judge import accuracy, exam_scene, load_judge
+from demo.train_decoder import load_components
 from demo.world.captions import random_scene
 from demo.world.render import render
 from demo.world.vocabulary import (
@@ -82,3 +83,17 @@ def test_the_autoencoder_keeps_what_the_judge_looks_for() -> None:
 def test_missing_weights_are_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"unet.*git clone"):
         small.load(tmp_path)
+
+
+def test_the_shipped_encoder_is_the_one_that_the_base_model_was_trained_on() -> None:
+    components = load_components(small.WEIGHTS / "components.safetensors")
+    _, _, vae = small.load()
+    rng = random.Random(5)
+    scenes = [random_scene(rng, list(individuals().values())) for _ in range(4)]
+    pictures = (
+        torch.from_numpy(np.stack([np.asarray(render(s, rng)) for s in scenes])).float() / 255
+    )
+    with torch.inference_mode():
+        encoded = vae.encode(pictures).cpu()
+    expected = components.encode(pictures.movedim(-1, 1))
+    assert (encoded - expected).abs().max() < 0.02  # the weights are stored in fp16
