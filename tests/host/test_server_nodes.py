@@ -230,13 +230,10 @@ def test_cancel_stops_training_and_the_model_is_as_before(
     client.run(training(pictures, "nodes/after"))
 
 
-def test_pictures_of_different_sizes_in_a_list_are_one_clear_error(
+def test_a_list_of_pictures_is_one_concept_and_an_empty_mask_is_refused(
     client: ComfyClient, pictures: list[str]
 ) -> None:
-    graph = training(pictures, "nodes/sizes")
-    graph["small"] = node(
-        "ImageScale", image=["a", 0], upscale_method="area", width=64, height=96, crop="center"
-    )
+    graph = training(pictures, "nodes/list")
     graph["batch"] = node("RebatchImages", images=["images", 0], batch_size=1)
     graph["train"]["inputs"]["images"] = ["batch", 0]
     trained = client.run(graph).outputs["save"]["text"]
