@@ -40,4 +40,5 @@ class PerfusionApplyConcepts(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         concepts = [entry.concept for entry in entries]
-        return io.NodeOutput(apply_stack(model, entries), add_concepts(clip, concepts))
+        locks = [entry.settings.key_lock for entry in entries]
+        return io.NodeOutput(apply_stack(model, entries), add_concepts(clip, concepts, locks))

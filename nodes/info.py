@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..perfusion_core.bridge import ConceptEntry
 from ..perfusion_core.concept import Concept
-from ..perfusion_core.families import FAMILIES
+from ..perfusion_core.families import FAMILIES, in_order
 from .types import CATEGORY, ConceptType
 
 
@@ -58,6 +58,8 @@ def describe(concept: Concept) -> str:
         "covariance": concept.covariance_fingerprint[:16],
         "hash": concept.hash[:16],
     }
+    layers = in_order(concept.layers)
+    entries |= {f"layer {n}": path for n, path in enumerate(layers, start=1)}
     return "\n".join(f"{key}: {value}" for key, value in entries.items() if value != "")
 
 

@@ -18,7 +18,7 @@ from ..perfusion_core.bridge import (
 )
 from ..perfusion_core.concept import ConceptError
 from ..perfusion_core.concept_file import load_concept
-from ..perfusion_core.edit import ConceptSettings
+from ..perfusion_core.settings import ConceptSettings, KeyLock
 from .types import CATEGORY, ConceptType, sliders
 
 
@@ -50,6 +50,15 @@ class PerfusionConceptLoader(io.ComfyNode):
                     tooltip="A concept file in models/perfusion. Refresh (R) to find new ones.",
                 ),
                 *sliders(),
+                io.Combo.Input(
+                    "key_lock",
+                    options=[lock.value for lock in KeyLock],
+                    default=KeyLock.LOCAL.value,
+                    optional=True,
+                    tooltip="Where the picture's layout comes from. local: the concept's word is "
+                    "laid out as its superclass. global: the whole prompt is laid out as if it "
+                    "named the superclass; freer scenes, best with a bias of 0.4 to 0.6.",
+                ),
                 io.String.Input(
                     "placeholder",
                     default="",
@@ -91,15 +100,17 @@ class PerfusionConceptLoader(io.ComfyNode):
         strength: float,
         model: Any = None,
         clip: Any = None,
+        key_lock: str = KeyLock.LOCAL.value,
         placeholder: str = "",
     ) -> io.NodeOutput:
         concept = load_concept(concept_path(file))
         if placeholder.strip():
             concept = replace(concept, placeholder=placeholder.strip())
-        entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength))
+        lock = KeyLock(key_lock)
+        entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength, key_lock=lock))
         return io.NodeOutput(
             _unconnected("model") if model is None else apply_stack(model, [entry]),
-            _unconnected("clip") if clip is None else add_concepts(clip, [concept]),
+            _unconnected("clip") if clip is None else add_concepts(clip, [concept], [lock]),
             entry,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..perfusion_core.edit import ConceptSettings
+from ..perfusion_core.settings import ConceptSettings
 
 CATEGORY = "Perfusion"
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .edit import ConceptSettings
 from .families import FAMILIES, Family
+from .settings import ConceptSettings
 
 # A placeholder is one word of a prompt. Whitespace ends a word; the rest has a meaning in the
 # host's prompt syntax: weights, escapes, `embedding:name`, lists and alternatives.

@@ -15,18 +15,24 @@ so
 
 and one edited context e', computed once, serves the keys and the values of every layer: the layers'
 own forwards run on it unchanged, whatever LoRA, bias or quantisation they carry.
+
+Under the global key lock the keys come from the encoding e_s [..., T, d] of the same prompt with
+the superclass words in the concepts' places, aligned position by position: key = W_K e_s. Concepts
+that are locked locally are then edited within e_s.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from .settings import ConceptSettings, KeyLock
 
 logger = logging.getLogger(__name__)
 
@@ -36,43 +42,42 @@ PARALLEL_CUTOFF = 1e-3
 
 
 @dataclass(frozen=True)
-class ConceptSettings:
-    """How one concept is applied: the sliders.
-
-    Attributes:
-        bias: similarity at which the gate is half open. Higher weakens the concept.
-        temperature: softness of the gate, > 0.
-        strength: 0 is the model without the concept, 1 the edit as published, up to 2 beyond it.
-    """
-
-    bias: float = 0.6
-    temperature: float = 0.15
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("bias", "temperature", "strength"):
-            value = getattr(self, name)
-            if not math.isfinite(value):
-                raise ValueError(f"the {name} is {value}; it must be a finite number")
-        if self.temperature <= 0:
-            raise ValueError(
-                f"the temperature is {self.temperature}; it must be above 0 (0.15 is usual)"
-            )
-        if not 0 <= self.strength <= 2:
-            raise ValueError(f"the strength is {self.strength}; it must be between 0 and 2")
-
-
-@dataclass(frozen=True)
 class PreparedContext:
     """What the cross-attention layers need of one context.
 
     Attributes:
-        context: e' [..., T, d], to be passed to the key and value projections.
+        context: e' [..., T, d], to be passed to the value projections.
+        keys: to be passed to the key projections [..., T, d]: e' itself, unless keys are locked
+            globally.
         weights: strength_j * g_j [..., T, J], for `add_values`.
     """
 
     context: Tensor
+    keys: Tensor
     weights: Tensor
+
+
+@dataclass(frozen=True)
+class LockedPrompt:
+    """A prompt for the global key lock.
+
+    Attributes:
+        context: its encoding e [B, T, d].
+        superclass: e_s [B, T, d], that of the same prompt with superclass words for concepts.
+    """
+
+    context: Tensor
+    superclass: Tensor
+    _moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def like(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Both encodings on the device and in the dtype of `context`, kept for the next pass."""
+        key = (context.device, context.dtype)
+        if key not in self._moved:
+            self._moved[key] = (self.context.to(context), self.superclass.to(context))
+        return self._moved[key]
 
 
 class GatedEdit:
@@ -110,11 +115,20 @@ class GatedEdit:
         self.settings = tuple(settings)
         self.names = tuple(names) if names is not None else tuple(f"#{j + 1}" for j in range(count))
         self._moved: dict[tuple[torch.device, torch.dtype], _Tensors] = {}
+        # Whether any concept has a strength above 0; if not, nothing is to be patched.
+        self.active = any(s.strength > 0 for s in self.settings)
+        locks = [s.strength for s in self.settings if s.key_lock is KeyLock.GLOBAL]
+        self._lock = max(locks, default=0.0)
+        self._local = self._locally_locked()
 
-    @property
-    def active(self) -> bool:
-        """Whether any concept has a strength above 0; if not, nothing is to be patched."""
-        return any(s.strength > 0 for s in self.settings)
+    def _locally_locked(self) -> GatedEdit | None:
+        """The edit of the locally locked concepts alone; None when no key is locked globally."""
+        if not self._lock:
+            return None
+        settings = [
+            replace(s, strength=0.0) if s.key_lock is KeyLock.GLOBAL else s for s in self.settings
+        ]
+        return GatedEdit(self.target_inputs, self.whitened, self.superclasses, settings, self.names)
 
     @cached_property
     def mixing(self) -> Tensor:
@@ -133,10 +147,15 @@ class GatedEdit:
         own = self._on(context)
         return torch.sigmoid((self.similarity(context) - own.biases) / own.temperatures)
 
-    def prepare(self, context: Tensor) -> PreparedContext:
-        """e' and the concepts' weights for a context [..., T, d], in the context's dtype.
+    def prepare(self, context: Tensor, prompts: Iterable[LockedPrompt] = ()) -> PreparedContext:
+        """e', the keys' context and the concepts' weights for a context [..., T, d], in its dtype.
 
         With every strength at 0 the context comes back itself, not a copy.
+
+        Args:
+            prompts: for the global key lock. A prompt is found in `context` by its own encoding,
+                repeated or side by side with others, in any row; where none is found, keys are
+                locked locally.
         """
         if context.shape[-1] != self.target_inputs.shape[1]:
             raise ValueError(
@@ -144,19 +163,57 @@ class GatedEdit:
                 f"{self.target_inputs.shape[1]}: they are for another model family"
             )
         if not self.active:
-            return PreparedContext(context, context.new_zeros(*context.shape[:-1], len(self.names)))
+            weights = context.new_zeros(*context.shape[:-1], len(self.names))
+            return PreparedContext(context, context, weights)
         with torch.autocast(context.device.type, enabled=False):
             own = self._on(context)
             fine = _fine(context)
             weights = own.strengths * self.gates(context)
             edited = fine - (fine @ own.whitened.T) @ own.removed + weights @ own.superclasses
-            return PreparedContext(edited.to(context.dtype), weights.to(context.dtype))
+            edited = edited.to(context.dtype)
+            keys = self._locked_keys(context, edited, prompts)
+            return PreparedContext(edited, keys, weights.to(context.dtype))
 
-    def _on(self, context: Tensor) -> _Tensors:
-        """The edit's tensors on the context's device, kept for the next pass."""
-        key = (context.device, _fine_dtype(context))
+    def _locked_keys(
+        self, context: Tensor, edited: Tensor, prompts: Iterable[LockedPrompt]
+    ) -> Tensor:
+        """`edited`, but where `context` holds one of `prompts`, that prompt's superclass encoding.
+
+        Comparing instead of asking the host which row is which keeps this right for whatever has
+        repeated, reordered or mixed the rows before, and costs no wait for the device.
+        """
+        if self._local is None:
+            return edited
+        strength = self._on(context).lock.to(context.dtype)
+        known = torch.zeros_like(context[..., :1], dtype=torch.bool)
+        locked = context
+        for prompt in prompts:
+            owns, superclasses = prompt.like(context)
+            tokens = owns.shape[-2]
+            if context.shape[-2] % tokens:
+                continue
+            parts = (*context.shape[:-2], -1, tokens, context.shape[-1])
+            for own, superclass in zip(owns, superclasses, strict=True):
+                same = (context.reshape(parts) == own).flatten(-2).all(dim=-1)[..., None, None]
+                other = torch.lerp(own, superclass, strength)
+                locked = torch.where(same, other, locked.reshape(parts)).reshape(context.shape)
+                found = same.expand(*same.shape[:-2], tokens, 1).reshape(known.shape)
+                known = known | found
+        return torch.where(known, self._local.prepare(locked).context, edited)
+
+    def move_to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Have the edit's tensors ready for contexts of that kind, and keep them."""
+        key = (device, _fine_dtype(dtype))
         if key not in self._moved:
             self._moved[key] = self._tensors(*key)
+        if self._local is not None:
+            self._local.move_to(device, dtype)
+
+    def _on(self, context: Tensor) -> _Tensors:
+        """The edit's tensors on the context's device."""
+        key = (context.device, _fine_dtype(context.dtype))
+        if key not in self._moved:
+            self.move_to(context.device, context.dtype)
         return self._moved[key]
 
     def _tensors(self, device: torch.device, dtype: torch.dtype) -> _Tensors:
@@ -176,12 +233,14 @@ class GatedEdit:
             biases=row("bias"),
             temperatures=row("temperature"),
             strengths=row("strength"),
+            # One prompt has one set of keys: the strongest concept decides how far they are locked.
+            lock=torch.tensor(self._lock, device=device, dtype=dtype),
         )
 
 
 @dataclass(frozen=True)
 class _Tensors:
-    """u [J, d], G_jj [J], M^T I^T [J, d], p [J, d] and the sliders [J]."""
+    """u [J, d], G_jj [J], M^T I^T [J, d], p [J, d], the sliders [J], the global lock's strength."""
 
     whitened: Tensor
     norms: Tensor
@@ -190,6 +249,7 @@ class _Tensors:
     biases: Tensor
     temperatures: Tensor
     strengths: Tensor
+    lock: Tensor
 
 
 def add_values(values: Tensor, weights: Tensor, differences: Tensor) -> Tensor:
@@ -227,7 +287,7 @@ def mixing_matrix(gram: Tensor, strengths: Sequence[float], names: Sequence[str]
     """
     mixed = torch.zeros_like(gram)
     levels = sorted({t for t in strengths if t > 0}, reverse=True)
-    for level, below in zip(levels, [*levels[1:], 0.0], strict=True):
+    for level, below in pairwise([*levels, 0.0]):
         members = [j for j, t in enumerate(strengths) if t >= level]
         block = torch.tensor(members, device=gram.device)
         inverse = _stable_inverse(gram[block][:, block], [names[j] for j in members])
@@ -264,9 +324,9 @@ def _warn_of_parallel(correlations: Tensor, names: Sequence[str]) -> None:
     )
 
 
-def _fine_dtype(context: Tensor) -> torch.dtype:
-    return torch.promote_types(context.dtype, torch.float32)
+def _fine_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _fine(context: Tensor) -> Tensor:
-    return context.to(_fine_dtype(context))
+    return context.to(_fine_dtype(context.dtype))

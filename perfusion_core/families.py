@@ -1,10 +1,43 @@
-"""The model families that concepts fit, as one table: an entry each, never a branch in code."""
+"""Which models concepts fit, and which not and why: one table, an entry each, no branch in code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Where the text enters the cross-attention layers of a network.
+
+    Attributes:
+        layer: last part of the path of every such layer.
+        key, value: names of the projections within the layer; the same name where one projection
+            gives both, keys first (fused).
+        bias: whether the projections add a bias.
+        key_norm: name of the norm that follows the keys; "" for none.
+        before: what the text passes through between the text encoder and these layers; "" for
+            nothing.
+    """
+
+    layer: str = "attn2"
+    key: str = "to_k"
+    value: str = "to_v"
+    bias: bool = False
+    key_norm: str = ""
+    before: str = ""
+
+    @property
+    def fused(self) -> bool:
+        """Whether one projection gives both keys and values."""
+        return self.key == self.value
+
+
+# The parts of a UNet by the first part of a layer's path.
+UNET_GROUPS = MappingProxyType(
+    {"input_blocks": "down", "middle_block": "middle", "output_blocks": "up"}
+)
 
 
 @dataclass(frozen=True)
@@ -16,16 +49,13 @@ class Family:
         title: what a user reads.
         encoders: text encoder -> width of its token embeddings, in the order in which their
             encodings are joined into the context. The keys are the host's names of the encoders.
-        attention: last part of a cross-attention layer's path.
-        key, value: names of the projections within such a layer.
+        attention: where keys and values are.
     """
 
     id: str
     title: str
     encoders: Mapping[str, int]
-    attention: str = "attn2"
-    key: str = "to_k"
-    value: str = "to_v"
+    attention: CrossAttention = CrossAttention()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoders", MappingProxyType(dict(self.encoders)))
@@ -34,6 +64,17 @@ class Family:
     def context_width(self) -> int:
         """d: the width of the text encodings that reach the cross-attention layers."""
         return sum(self.encoders.values())
+
+    def group(self, path: str) -> str:
+        """Which part of the network the layer at `path` is in: "down", "middle" or "up"."""
+        return UNET_GROUPS[path.partition(".")[0]]
+
+
+def in_order(paths: Iterable[str]) -> list[str]:
+    """Paths of layers in the network's order: by their parts, numbers as numbers."""
+    return sorted(
+        paths, key=lambda path: [(int(p), "") if p.isdigit() else (-1, p) for p in path.split(".")]
+    )
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -45,5 +86,101 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}),
             Family("emoji", "the emoji world of the demo", {"clip_l": 192}),
         )
+    }
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Models that concepts do not fit.
+
+    Attributes:
+        reason: why, as an error says it.
+        attention: where their keys and values are, when they have the cross-attention that a
+            concept could edit and only the entry in `FAMILIES` is missing.
+    """
+
+    reason: str
+    attention: CrossAttention | None = None
+
+
+_JOINT = Refusal(
+    "its text and image tokens share one attention, so its keys and values are not projections of "
+    "a fixed text encoding, which is what a Perfusion concept edits"
+)
+_NO_PROMPT = Refusal("it is conditioned on pictures and has no prompt")
+_FURTHER = Refusal("its text passes through a further network before it reaches attention")
+_AUDIO = Refusal("it makes sound, and a Perfusion concept is learned from pictures")
+
+
+def _later(attention: CrossAttention) -> Refusal:
+    where = f"{attention.layer}.{attention.key}"
+    return Refusal(
+        f"its cross-attention ({where}) could carry concepts, but this version does not support it "
+        "yet",
+        attention,
+    )
+
+
+_WAN = _later(
+    CrossAttention("cross_attn", "k", "v", bias=True, key_norm="norm_k", before="text_embedding")
+)
+
+# Name of the host's model class -> why. A class inherits its parent's refusal.
+REFUSED: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "SDXLRefiner": Refusal(
+            "it reads only one of SDXL's two text encoders; use the base model for the concept, "
+            "and the refiner after it without one"
+        ),
+        "SVD_img2vid": _NO_PROMPT,
+        "Stable_Zero123": _NO_PROMPT,
+        "Hunyuan3Dv2": _NO_PROMPT,
+        "Hunyuan3Dv2_1": _NO_PROMPT,
+        "Lotus": Refusal("it reads no prompt"),
+        "SD_X4Upscaler": Refusal(
+            "it is an upscaler; apply the concept to the model that makes the picture"
+        ),
+        "StableCascade_C": _FURTHER,
+        "StableCascade_B": _FURTHER,
+        "StableAudio1": _AUDIO,
+        "ACEStep": _AUDIO,
+        "ACEStep15": _AUDIO,
+        "SD3": _JOINT,
+        "AuraFlow": _JOINT,
+        "Flux": _JOINT,
+        "GenmoMochi": _JOINT,
+        "HunyuanVideo": _JOINT,
+        "HunyuanImage21": _JOINT,
+        "HiDream": _JOINT,
+        "Lumina2": _JOINT,
+        "Omnigen2": _JOINT,
+        "QwenImage": _JOINT,
+        "LTXAV": Refusal("it makes video and sound together in two joined networks"),
+        "Anima": Refusal(
+            "its text passes through a further network (an adapter of its language model) before "
+            "it reaches attention"
+        ),
+        "Kandinsky5": Refusal(
+            "its text passes through transformer blocks of its own before it reaches attention"
+        ),
+        "PixArt": _later(
+            CrossAttention("cross_attn", "kv_linear", "kv_linear", bias=True, before="y_embedder")
+        ),
+        "HunyuanDiT": _later(
+            CrossAttention(
+                "attn2", "kv_proj", "kv_proj", bias=True, key_norm="k_norm", before="mlp_t5"
+            )
+        ),
+        "WAN21": _WAN,
+        "CosmosVideo": _later(CrossAttention("attn", "to_k.0", "to_v.0", key_norm="to_k.1")),
+        "CosmosPredict2": _later(
+            CrossAttention("cross_attn", "k_proj", "v_proj", key_norm="k_norm")
+        ),
+        "LTXV": _later(
+            CrossAttention(
+                "attn2", "to_k", "to_v", bias=True, key_norm="k_norm", before="caption_projection"
+            )
+        ),
     }
 )

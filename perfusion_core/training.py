@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .concept import Concept, check_words
 from .covariance import Covariance
-from .edit import ConceptSettings, GatedEdit
+from .edit import GatedEdit
+from .settings import ConceptSettings
 from .templates import templates_for
 
 

@@ -13,8 +13,8 @@ from ..edit import GatedEdit
 from ..families import FAMILIES
 from ..training import Encoded, TrainingError
 from .hooks import Differences, edited
-from .models import HostMismatch, detect_family, layers_of
-from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words
+from .models import HostMismatch, compute_dtype, detect_family, layers_of
+from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words, word_tokens
 from .stack import stack_of
 
 # Activations kept for backward, as a multiple of what the host reckons for a forward pass.
@@ -47,20 +47,10 @@ class HostBackbone:
         return torch.device(self._model.load_device)
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
-        """See `Backbone`. Raises TrainingError for a word without tokens."""
+        """See `Backbone`. Raises HostMismatch for a word without tokens."""
         found = {}
         for name, tokenizer in tokenizers_of(self._clip).items():
-            row = tokenizer.tokenize_with_weights(word, disable_weights=True)[0]
-            tokens = [token for token, _ in row]
-            if tokenizer.start_token is not None:
-                tokens = tokens[1:]
-            if tokenizer.end_token in tokens:
-                tokens = tokens[: tokens.index(tokenizer.end_token)]
-            if not tokens:
-                raise TrainingError(
-                    f'the superclass "{word}" has no token: name what the concept is in an '
-                    'ordinary word, such as "teddy"'
-                )
+            tokens = word_tokens(tokenizer, word)
             table = getattr(self._clip.cond_stage_model, name).transformer.get_input_embeddings()
             ids = torch.tensor(tokens, device=table.weight.device)
             with torch.no_grad():
@@ -87,7 +77,7 @@ class HostBackbone:
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         projection = self._layers[layer].value
         with torch.no_grad():
-            context = encoding[None, None].to(self.device, self._compute_dtype())
+            context = encoding[None, None].to(self.device, compute_dtype(self._base))
             values: Tensor = projection(context)
         return values[0, 0].float()
 
@@ -109,7 +99,10 @@ class HostBackbone:
         sigmas = torch.tensor([sampling.percent_to_sigma(p) for p in percents], device=device)
         noisy = sampling.noise_scaling(sigmas, noise, clean, False)
         conditions = self._conditions(encoded, noisy)
-        with edited(self._layers, edit, Differences(differences)):
+        edits = dict.fromkeys(self._layers, edit)
+        with edited(
+            self._layers, edits, Differences(differences), noisy.device, compute_dtype(base)
+        ):
             denoised = base.apply_model(
                 noisy, sigmas, transformer_options=self._options(), **conditions
             )
@@ -147,10 +140,6 @@ class HostBackbone:
         ]
         options["wrappers"] = {kind: dict(keyed) for kind, keyed in self._model.wrappers.items()}
         return options
-
-    def _compute_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._base.manual_cast_dtype or self._base.get_dtype()
-        return dtype
 
     def _keep(self, saved: Tensor) -> Tensor:
         # The host's text encoder adds in place to what autograd has saved. A copy survives that;

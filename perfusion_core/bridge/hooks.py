@@ -10,18 +10,20 @@ inside injections.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..edit import GatedEdit, PreparedContext, add_values
+from ..edit import GatedEdit, LockedPrompt, PreparedContext, add_values
 from .models import Layer
 
 # Packs that build a new context for every layer (attention coupling) would otherwise keep them all.
-MAX_CONTEXTS = 8
+MAX_CONTEXTS = 16
 
 
 class Differences:
@@ -31,90 +33,125 @@ class Differences:
         self.by_layer = dict(by_layer)
         self._moved: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
-    def like(self, path: str, values: Tensor) -> Tensor:
-        """D of the layer at `path`, ready to be added to `values`."""
+    def on(self, path: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """D of the layer at `path`, ready to be added to values of that kind."""
         source = self.by_layer[path]
-        if source.device == values.device and source.dtype == values.dtype:
+        if source.device == device and source.dtype == dtype:
             return source
-        key = (path, values.device, values.dtype)
+        key = (path, device, dtype)
         if key not in self._moved or source.requires_grad:
-            self._moved[key] = source.to(values)
+            self._moved[key] = source.to(device, dtype)
         return self._moved[key]
 
 
 class EditedPass:
-    """One forward pass: a context is edited when the first layer asks for it, then shared."""
+    """One forward pass: a context is edited when the first layer asks for it, then shared.
 
-    def __init__(self, edit: GatedEdit, differences: Differences) -> None:
-        self.edit = edit
-        self.differences = differences
-        self._seen: list[tuple[Tensor, PreparedContext]] = []
+    Args:
+        prompts: for the global key lock; see `GatedEdit.prepare`.
+    """
 
-    def prepare(self, context: Tensor) -> PreparedContext:
+    def __init__(self, prompts: Sequence[LockedPrompt] = ()) -> None:
+        self.prompts = tuple(prompts)
+        self._seen: list[tuple[Tensor, GatedEdit, PreparedContext]] = []
+
+    def prepare(self, edit: GatedEdit, context: Tensor) -> PreparedContext:
         """e' and the gates for `context` [..., T, d]. Contexts are told apart by identity."""
-        for seen, prepared in self._seen:
-            if seen is context:
+        if torch.compiler.is_compiling():
+            # A list that grows would be guarded; the compiler finds what layers have in common.
+            return edit.prepare(context, self.prompts)
+        for seen, by, prepared in self._seen:
+            if seen is context and by is edit:
                 return prepared
-        prepared = self.edit.prepare(context)
+        prepared = edit.prepare(context, self.prompts)
         if len(self._seen) == MAX_CONTEXTS:
             del self._seen[0]
-        self._seen.append((context, prepared))
+        self._seen.append((context, edit, prepared))
         return prepared
 
 
-class KeyHook:
+@dataclass(frozen=True)
+class Hook:
+    """What one projection needs for one pass; lies on the module, under `HOOK`.
+
+    Attributes:
+        original: the forward that was there before.
+        current: the pass.
+        edit: of this layer.
+        difference: D [J, out] of this layer.
+    """
+
+    original: Any
+    current: EditedPass
+    edit: GatedEdit
+    difference: Tensor
+
+
+HOOK = "_perfusion_hook"
+
+
+# As methods of the module, not as objects of their own: a compiled model then recognises them from
+# pass to pass and from layer to layer, and a slider does not compile it anew.
+def _edited_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
     """W_K e' through the layer's own forward."""
-
-    def __init__(self, original: Any, current: EditedPass) -> None:
-        self.original = original
-        self.current = current
-
-    def __call__(self, context: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.original(self.current.prepare(context).context, *args, **kwargs)
+    hook: Hook = module._perfusion_hook
+    return hook.original(hook.current.prepare(hook.edit, context).keys, *args, **kwargs)
 
 
-class ValueHook(KeyHook):
+def _edited_values(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
     """W_V e' through the layer's own forward, and the learned differences."""
-
-    def __init__(self, original: Any, current: EditedPass, path: str) -> None:
-        super().__init__(original, current)
-        self.path = path
-
-    def __call__(self, context: Tensor, *args: Any, **kwargs: Any) -> Any:
-        prepared = self.current.prepare(context)
-        values = self.original(prepared.context, *args, **kwargs)
-        differences = self.current.differences.like(self.path, values)
-        return add_values(values, prepared.weights, differences)
+    hook: Hook = module._perfusion_hook
+    prepared = hook.current.prepare(hook.edit, context)
+    values = hook.original(prepared.context, *args, **kwargs)
+    return add_values(values, prepared.weights, hook.difference)
 
 
 @contextmanager
 def edited(
-    layers: Mapping[str, Layer], edit: GatedEdit, differences: Differences
-) -> Iterator[EditedPass]:
-    """Within this context the layers' projections are edited; afterwards they are as before."""
-    current = EditedPass(edit, differences)
-    before: list[tuple[Any, Any]] = []
+    layers: Mapping[str, Layer],
+    edits: Mapping[str, GatedEdit],
+    differences: Differences,
+    device: torch.device,
+    dtype: torch.dtype,
+    prompts: Sequence[LockedPrompt] = (),
+) -> Iterator[None]:
+    """Within this context the layers' projections are edited; afterwards they are as before.
+
+    Args:
+        layers: the model's, by path.
+        edits: the paths of the layers to edit, each with its edit. Layers that share one (the very
+            object) share the edited context.
+        differences: of those layers.
+        device, dtype: of the contexts that are to be expected. Others work, and cost a copy each.
+        prompts: for the global key lock.
+    """
+    current = EditedPass(prompts)
+    before: list[tuple[Any, dict[str, Any]]] = []
     try:
-        for path in differences.by_layer:
+        for path, edit in edits.items():
+            edit.move_to(device, dtype)
+            difference = differences.on(path, device, dtype)
             layer = layers[path]
-            _put(layer.key, KeyHook(_own(layer.key), current), before)
-            _put(layer.value, ValueHook(_own(layer.value), current, path), before)
-        yield current
+            for module, forward in ((layer.key, _edited_keys), (layer.value, _edited_values)):
+                hook = Hook(_own(module), current, edit, difference)
+                _put(module, forward, hook, before)
+        yield
     finally:
-        for module, forward in reversed(before):
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
+        for module, entries in reversed(before):
+            for name in ("forward", HOOK):
+                module.__dict__.pop(name, None)
+            module.__dict__.update(entries)
 
 
 def _own(module: Any) -> Any:
     """The module's forward without a hook of ours: a pass within a pass replaces the edit."""
-    forward = module.forward
-    return forward.original if isinstance(forward, KeyHook) else forward
+    hook = module.__dict__.get(HOOK)
+    return module.forward if hook is None else hook.original
 
 
-def _put(module: Any, hook: KeyHook, before: list[tuple[Any, Any]]) -> None:
+def _put(module: Any, forward: Any, hook: Hook, before: list[tuple[Any, dict[str, Any]]]) -> None:
     # The instance's own dictionary: torch's __setattr__ takes longer and does the same here.
-    before.append((module, module.__dict__.get("forward")))
-    module.__dict__["forward"] = hook
+    own = module.__dict__
+    before.append((module, {name: own[name] for name in ("forward", HOOK) if name in own}))
+    own[HOOK] = hook
+    own["forward"] = MethodType(forward, module)

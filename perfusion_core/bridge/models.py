@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..families import FAMILIES, Family
+import torch
+
+from ..families import FAMILIES, REFUSED, Family
 
 
 class HostMismatch(ValueError):
@@ -29,40 +30,6 @@ class Layer:
     out: int
 
 
-_JOINT = (
-    "its text and image tokens share one attention, so its keys and values are not projections of "
-    "a fixed text encoding, which is what a Perfusion concept edits"
-)
-_LATER = "its cross-attention could carry concepts, but this version does not support it yet"
-
-# Host class -> why its models are refused. A subclass inherits its parent's reason.
-REFUSED: Mapping[str, str] = {
-    "SDXLRefiner": "it reads only one of SDXL's two text encoders; use the base model",
-    "SVD_img2vid": "it is conditioned on an image and has no prompt",
-    "Stable_Zero123": "it is conditioned on an image and has no prompt",
-    "Lotus": "it reads no prompt",
-    "SD_X4Upscaler": "it is an upscaler; apply the concept to the model that makes the picture",
-    "StableCascade_C": "its text passes through a further network before it reaches attention",
-    "StableCascade_B": "its text passes through a further network before it reaches attention",
-    "SD3": _JOINT,
-    "AuraFlow": _JOINT,
-    "Flux": _JOINT,
-    "GenmoMochi": _JOINT,
-    "HunyuanVideo": _JOINT,
-    "HunyuanImage21": _JOINT,
-    "HiDream": _JOINT,
-    "Lumina2": _JOINT,
-    "Omnigen2": _JOINT,
-    "QwenImage": _JOINT,
-    "PixArt": _LATER,
-    "HunyuanDiT": _LATER,
-    "WAN21": _LATER,
-    "CosmosVideo": _LATER,
-    "CosmosPredict2": _LATER,
-    "LTXV": _LATER,
-}
-
-
 def describe_families() -> str:
     """The supported families, for an error message."""
     return ", ".join(f"{f.title} (text width {f.context_width})" for f in FAMILIES.values())
@@ -79,7 +46,7 @@ def detect_family(model: Any) -> Family:
     name = type(base).__name__
     for ancestor in type(base).__mro__:
         if ancestor.__name__ in REFUSED:
-            raise HostMismatch(_refusal(name, REFUSED[ancestor.__name__]))
+            raise HostMismatch(_refusal(name, REFUSED[ancestor.__name__].reason))
     network = getattr(base, "diffusion_model", None)
     if not isinstance(network, UNetModel):
         inner = "" if network is None else f" (a {type(network).__name__})"
@@ -106,12 +73,18 @@ def layers_of(model: Any, family: Family) -> dict[str, Layer]:
 
 
 def network_layers(network: Any, family: Family) -> dict[str, Layer]:
-    """The cross-attention layers of a host's diffusion model by path."""
-    layers = {}
+    """The cross-attention layers of a host's diffusion model by path, in the network's order."""
+    where, layers = family.attention, {}
     for path, module in network.named_modules():
         path = path.replace("_orig_mod.", "")  # what torch.compile puts in
-        if path.rpartition(".")[2] != family.attention or not hasattr(module, family.key):
+        if path.rpartition(".")[2] != where.layer or not hasattr(module, where.key):
             continue
-        key, value = getattr(module, family.key), getattr(module, family.value)
+        key, value = getattr(module, where.key), getattr(module, where.value)
         layers[path] = Layer(key, value, text_width=key.in_features, out=value.out_features)
     return layers
+
+
+def compute_dtype(base: Any) -> torch.dtype:
+    """What a host's model computes in, whatever its weights are kept in."""
+    dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
+    return dtype

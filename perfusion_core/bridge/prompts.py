@@ -11,14 +11,20 @@ import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..concept import Concept
+from ..edit import LockedPrompt
 from ..families import FAMILIES
+from ..settings import KeyLock
 from .models import HostMismatch
+
+# Where a conditioning, and then a pass's options, hold what the global key lock needs.
+LOCKED_PROMPT = "perfusion_locked_prompt"
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,26 @@ class Word:
         vectors: [n, w].
         owner: the concept's hash, to tell apart two concepts of one placeholder.
         title: the concept's name.
+        superclass: token ids of the superclass word, for the global key lock; empty for none.
     """
 
     text: str
     vectors: Tensor
     owner: str = ""
     title: str = ""
+    superclass: tuple[int, ...] = ()
+
+    @cached_property
+    def rows(self) -> tuple[Tensor, ...]:
+        """The vectors one by one: the very tensors that stand among a prompt's tokens."""
+        return tuple(self.vectors)
+
+    def stand_in(self, row: int) -> int:
+        """The superclass's token for one of `rows`, aligned from the end, where the noun is.
+
+        A superclass of fewer tokens than vectors repeats its first; one of more loses its first.
+        """
+        return self.superclass[max(0, len(self.superclass) - len(self.rows) + row)]
 
 
 class PlaceholderTokenizer:
@@ -47,7 +67,7 @@ class PlaceholderTokenizer:
         self.inner = inner
         self.words = tuple(words)
         self._text = slice(tokens_start, -1 if adds_end else None)
-        self._by_text = {word.text.casefold(): list(word.vectors) for word in words}
+        self._by_text = {word.text.casefold(): word.rows for word in words}
         self._pattern = _pattern(word.text for word in words)
 
     def __call__(self, text: str, *args: Any, **kwargs: Any) -> Any:
@@ -94,19 +114,56 @@ def encoder_widths(clip: Any) -> dict[str, int]:
     return {name: int(tokenizer.embedding_size) for name, tokenizer in tokenizers_of(clip).items()}
 
 
-def add_concepts(clip: Any, concepts: Iterable[Concept]) -> Any:
+def add_concepts(
+    clip: Any, concepts: Iterable[Concept], locks: Iterable[KeyLock] | None = None
+) -> Any:
     """A clone of the host's CLIP that knows the placeholders of `concepts` too.
+
+    Args:
+        locks: the key lock of each concept; None for local. With a global one among them the CLIP
+            encodes each prompt's superclass twin as well and hands it on in the conditioning.
 
     Raises HostMismatch when the CLIP has other text encoders or a placeholder is taken.
     """
     concepts = tuple(concepts)
+    locks = (KeyLock.LOCAL,) * len(concepts) if locks is None else tuple(locks)
+    tokenizers = tokenizers_of(clip)
     words: dict[str, list[Word]] = {}
-    for concept in concepts:
+    for concept, lock in zip(concepts, locks, strict=True):
         _check_encoders(concept, encoder_widths(clip))
         for encoder, vectors in concept.embeddings.items():
-            word = Word(concept.placeholder, vectors.float(), concept.hash, concept.name)
-            words.setdefault(encoder, []).append(word)
+            superclass: Sequence[int] = ()
+            if lock is KeyLock.GLOBAL:
+                superclass = word_tokens(tokenizers[encoder], concept.superclass)
+            words.setdefault(encoder, []).append(
+                Word(
+                    concept.placeholder,
+                    vectors.float(),
+                    concept.hash,
+                    concept.name,
+                    tuple(superclass),
+                )
+            )
     return with_words(clip, words)
+
+
+def word_tokens(tokenizer: Any, word: str) -> list[int]:
+    """Token ids of a word or several, without start and end; of one of the host's `SDTokenizer`s.
+
+    Raises HostMismatch for a word without tokens.
+    """
+    row = tokenizer.tokenize_with_weights(word, disable_weights=True)[0]
+    tokens = [token for token, *_ in row]
+    if tokenizer.start_token is not None:
+        tokens = tokens[1:]
+    if tokenizer.end_token in tokens:
+        tokens = tokens[: tokens.index(tokenizer.end_token)]
+    if not tokens:
+        raise HostMismatch(
+            f'the superclass "{word}" has no token: name what the concept is in an ordinary word, '
+            'such as "teddy"'
+        )
+    return tokens
 
 
 def with_words(clip: Any, words: Mapping[str, Sequence[Word]]) -> Any:
@@ -122,7 +179,66 @@ def with_words(clip: Any, words: Mapping[str, Sequence[Word]]) -> Any:
         adds_end = bool(getattr(tokenizer, "tokenizer_adds_end_token", True))
         new.tokenizer = PlaceholderTokenizer(inner, merged, tokenizer.tokens_start, adds_end)
         setattr(clone.tokenizer, encoder, new)
+    clone.cond_stage_model = _locking_encoder(clone)
     return clone
+
+
+def _locking_encoder(clip: Any) -> Any:
+    """The CLIP's encoder, with the global key lock when any of its words asks for it."""
+    encoder = clip.cond_stage_model
+    if isinstance(encoder, LockingEncoder):
+        encoder = encoder.inner
+    words = [w for tokenizer in tokenizers_of(clip).values() for w in tokenizer.tokenizer.words]
+    return LockingEncoder(encoder, words) if any(w.superclass for w in words) else encoder
+
+
+class LockingEncoder:
+    """Stands in for a CLIP's encoder: prompts come back with their superclass twin beside them.
+
+    The host puts what an encoder returns in third place into the conditioning.
+    """
+
+    def __init__(self, inner: Any, words: Iterable[Word]) -> None:
+        self.inner = inner
+        self._words = tuple(words)  # keeps the rows alive, which are known by their identity
+        self._stand_ins = {
+            id(row): word.stand_in(n)
+            for word in self._words
+            if word.superclass
+            for n, row in enumerate(word.rows)
+        }
+
+    def encode_token_weights(self, tokens: Any) -> Any:
+        """As the host's; with a `LockedPrompt` among what goes into the conditioning."""
+        output = self.inner.encode_token_weights(tokens)
+        twin, replaced = self._twin(tokens)
+        # A prompt without such a word is its own twin: its keys stay as they are.
+        superclass = self.inner.encode_token_weights(twin)[0] if replaced else output[0]
+        more = dict(output[2]) if len(output) > 2 else {}
+        more[LOCKED_PROMPT] = LockedPrompt(output[0], superclass)
+        return output[0], output[1], more
+
+    def _twin(self, tokens: Any) -> tuple[dict[str, Any], int]:
+        """The tokens with superclass words for concepts, and how many were replaced."""
+        replaced = 0
+
+        def stand_in(entry: Any) -> Any:
+            nonlocal replaced
+            if id(entry[0]) not in self._stand_ins:
+                return entry
+            replaced += 1
+            return (self._stand_ins[id(entry[0])], *entry[1:])
+
+        twin = {
+            key: [[stand_in(entry) for entry in chunk] for chunk in chunks]
+            for key, chunks in tokens.items()
+        }
+        return twin, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # not there yet, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
 
 def _merged(known: Sequence[Word], more: Sequence[Word]) -> tuple[Word, ...]:
@@ -131,6 +247,8 @@ def _merged(known: Sequence[Word], more: Sequence[Word]) -> tuple[Word, ...]:
         other = merged.setdefault(word.text.casefold(), word)
         if other.owner != word.owner:
             raise HostMismatch(clash(word.text, other.title, word.title))
+        if word.superclass:
+            merged[word.text.casefold()] = word
     return tuple(merged.values())
 
 

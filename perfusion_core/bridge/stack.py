@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,21 @@ from typing import Any
 import torch
 
 from ..concept import Concept, check_fits
-from ..edit import ConceptSettings, GatedEdit
+from ..edit import GatedEdit
 from ..families import FAMILIES
+from ..settings import MAX_STRENGTH, ConceptSettings, KeyLock
 from .hooks import Differences, edited
-from .models import HostMismatch, Layer, detect_family, layers_of, network_layers
-from .prompts import clash
+from .models import (
+    HostMismatch,
+    Layer,
+    compute_dtype,
+    detect_family,
+    layers_of,
+    network_layers,
+)
+from .prompts import LOCKED_PROMPT, clash
+
+logger = logging.getLogger(__name__)
 
 KEY = "perfusion"
 
@@ -107,41 +118,126 @@ def tune(model: Any, which: str, change: Callable[[ConceptSettings], ConceptSett
     return _with_stack(model, tuned)
 
 
+def layer_paths(model: Any) -> list[str]:
+    """Paths of the cross-attention layers of a host's MODEL, in the network's order."""
+    return list(layers_of(model, detect_family(model)))
+
+
 def _with_stack(model: Any, stack: ConceptStack) -> Any:
     from comfy.patcher_extension import WrappersMP
 
     clone = model.clone()
     clone.set_attachments(KEY, stack)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
     active = [entry for entry in stack if entry.settings.strength > 0]
     if active:
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, StackPatch(active))
+    if any(entry.settings.key_lock is KeyLock.GLOBAL for entry in active):
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, PromptCarrier())
     return clone
+
+
+class PromptCarrier:
+    """Hands the prompts of the global key lock on to the forward pass.
+
+    They lie in the conditioning, where the loader's CLIP has put them; the pass itself sees the
+    host's options alone. Beside them the conditioning stays as it was, so that the host still runs
+    cond and uncond in one batch.
+    """
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def __call__(
+        self, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, options: Any
+    ) -> Any:
+        found = {}
+        for group in conds:
+            for cond in group or ():
+                if LOCKED_PROMPT in cond:
+                    found[id(cond[LOCKED_PROMPT])] = cond[LOCKED_PROMPT]
+        if not found and not self._warned:
+            self._warned = True
+            logger.warning(
+                "Perfusion: a concept's key lock is set to global, but no prompt of this run was "
+                "encoded with the CLIP of its Perfusion Concept Loader; keys are locked locally. "
+                "Connect that CLIP to your prompts."
+            )
+        inner = {**options.get("transformer_options", {}), LOCKED_PROMPT: tuple(found.values())}
+        return executor(model, conds, x, timestep, {**options, "transformer_options": inner})
 
 
 class StackPatch:
     """Edits a host's model during its forward pass: the wrapper around `apply_model`."""
 
     def __init__(self, entries: Iterable[ConceptEntry]) -> None:
-        entries = list(entries)
-        concepts = [entry.concept for entry in entries]
-        self.edit = GatedEdit(
-            torch.stack([c.target_input for c in concepts]),
-            torch.stack([c.whitened_target for c in concepts]),
-            torch.stack([c.superclass_encoding for c in concepts]),
-            [entry.settings for entry in entries],
-            [entry.title for entry in entries],
-        )
-        self.differences = Differences(
+        self._entries = tuple(entries)
+        concepts = [entry.concept for entry in self._entries]
+        self._inputs = torch.stack([c.target_input for c in concepts])
+        self._whitened = torch.stack([c.whitened_target for c in concepts])
+        self._superclasses = torch.stack([c.superclass_encoding for c in concepts])
+        self._differences = Differences(
             {path: torch.stack([c.values[path] for c in concepts]) for path in concepts[0].values}
         )
         self._family = FAMILIES[concepts[0].family]
+        self._by_strengths: dict[tuple[float, ...], GatedEdit] = {}
+        self._by_activity: dict[tuple[bool, ...], dict[str, GatedEdit]] = {}
         self._network: Any = None
         self._layers: dict[str, Layer] = {}
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        with edited(self._layers_of(executor.class_obj), self.edit, self.differences):
+        base = executor.class_obj
+        options = _transformer_options(args, kwargs)
+        edits = self._edits(self._activity(base.model_sampling, options.get("sigmas")))
+        with edited(
+            self._layers_of(base),
+            edits,
+            self._differences,
+            device=args[0].device,
+            dtype=compute_dtype(base),
+            prompts=options.get(LOCKED_PROMPT, ()),
+        ):
             return executor(*args, **kwargs)
+
+    def _activity(self, sampling: Any, sigmas: Any) -> tuple[bool, ...]:
+        """Which concepts act at this step, by the host's own reading of start and end."""
+        settings = [entry.settings for entry in self._entries]
+        always = [s.start <= 0 and s.end >= 1 for s in settings]
+        if all(always) or sigmas is None:
+            return (True,) * len(settings)
+        # Only now: on a GPU, reading the number waits for it.
+        sigma = float(sigmas.max())
+        return tuple(
+            anytime
+            or sampling.percent_to_sigma(s.end) <= sigma <= sampling.percent_to_sigma(s.start)
+            for s, anytime in zip(settings, always, strict=True)
+        )
+
+    def _edits(self, active: tuple[bool, ...]) -> dict[str, GatedEdit]:
+        """Path of each layer that is to be edited -> its edit, while these concepts act."""
+        if active not in self._by_activity:
+            edits = {path: self._edit(active, path) for path in self._differences.by_layer}
+            self._by_activity[active] = {path: e for path, e in edits.items() if e.active}
+        return self._by_activity[active]
+
+    def _edit(self, active: tuple[bool, ...], path: str) -> GatedEdit:
+        """The edit of one layer; the very same for all layers of the same strengths."""
+        group = self._family.group(path)
+        settings = [
+            _at_layer(entry.settings, path, group, acts)
+            for entry, acts in zip(self._entries, active, strict=True)
+        ]
+        strengths = tuple(s.strength for s in settings)
+        if strengths not in self._by_strengths:
+            self._by_strengths[strengths] = GatedEdit(
+                self._inputs,
+                self._whitened,
+                self._superclasses,
+                settings,
+                [entry.title for entry in self._entries],
+            )
+        return self._by_strengths[strengths]
 
     def _layers_of(self, base: Any) -> dict[str, Layer]:
         # `base` is the host's model object, whose network may be swapped between runs.
@@ -149,3 +245,15 @@ class StackPatch:
             self._layers = network_layers(base.diffusion_model, self._family)
             self._network = base.diffusion_model
         return self._layers
+
+
+def _at_layer(settings: ConceptSettings, path: str, group: str, acts: bool) -> ConceptSettings:
+    weight = settings.layers.of(path, group) if acts else 0.0
+    return replace(settings, strength=min(settings.strength * weight, MAX_STRENGTH))
+
+
+def _transformer_options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The host's `transformer_options` among the arguments of its `apply_model`."""
+    # x, t, c_concat, c_crossattn, control, transformer_options
+    options = args[5] if len(args) > 5 else kwargs.get("transformer_options")
+    return options or {}

@@ -11,7 +11,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.sd import CLIP
-from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
+from tiny_models import CPU, patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.bridge import (
     ConceptEntry,
@@ -26,7 +26,8 @@ from perfusion_core.bridge import (
 from perfusion_core.bridge.hooks import Differences, edited
 from perfusion_core.bridge.models import layers_of
 from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.edit import ConceptSettings, GatedEdit
+from perfusion_core.edit import GatedEdit
+from perfusion_core.settings import ConceptSettings
 
 Model = Any
 ON = ConceptSettings(bias=0.6, temperature=0.15)
@@ -190,9 +191,10 @@ def test_a_pass_within_a_pass_replaces_the_edit(model: Model, clip: CLIP, teddy:
     differences = Differences({path: d[None].float() for path, d in teddy.values.items()})
     value = next(iter(layers.values())).value
     context = torch.randn(2, 7, 192)
-    with edited(layers, edit, differences):
+    edits = dict.fromkeys(layers, edit)
+    with edited(layers, edits, differences, CPU, torch.float32):
         once = value(context)
-        with edited(layers, edit, differences):
+        with edited(layers, edits, differences, CPU, torch.float32):
             assert torch.equal(value(context), once)
         assert torch.equal(value(context), once)
     assert not torch.equal(value(context), once)
@@ -298,9 +300,9 @@ def test_the_edit_is_prepared_once_for_all_layers(
     calls: list[int] = []
     prepare = GatedEdit.prepare
 
-    def count(self: GatedEdit, context: torch.Tensor) -> Any:
+    def count(self: GatedEdit, context: torch.Tensor, *args: Any) -> Any:
         calls.append(1)
-        return prepare(self, context)
+        return prepare(self, context, *args)
 
     monkeypatch.setattr(GatedEdit, "prepare", count)
     on = apply_stack(model, [ConceptEntry(teddy, ON)])
@@ -328,7 +330,7 @@ def test_an_unknown_width_is_refused() -> None:
         ("SD3", "share one attention"),
         ("QwenImage", "share one attention"),
         ("SDXLRefiner", "only one of SDXL's two text encoders"),
-        ("SV3D_u", "image"),
+        ("SV3D_u", "pictures"),
         ("WAN21_Vace", "not support it yet"),
     ],
 )

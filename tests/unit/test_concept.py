@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from perfusion_core.concept import Concept, ConceptError, check_fits, check_words
-from perfusion_core.edit import ConceptSettings
 from perfusion_core.families import FAMILIES
+from perfusion_core.settings import ConceptSettings
 
 MakeConcept = Callable[..., Concept]
 

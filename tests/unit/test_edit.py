@@ -13,11 +13,12 @@ from torch import Tensor
 
 from perfusion_core.edit import (
     PARALLEL_CUTOFF,
-    ConceptSettings,
     GatedEdit,
+    LockedPrompt,
     add_values,
     mixing_matrix,
 )
+from perfusion_core.settings import ConceptSettings, KeyLock
 
 D, OUT = 48, 20
 seeds = st.integers(0, 2**31 - 1)
@@ -393,3 +394,92 @@ def test_a_context_of_another_width_is_refused() -> None:
 def test_vectors_that_disagree_are_refused() -> None:
     with pytest.raises(ValueError, match=r"for 2 settings"):
         GatedEdit(torch.ones(1, D), torch.ones(1, D), torch.ones(1, D), [ConceptSettings()] * 2)
+
+
+def superclass_twin(world: World, context: Tensor) -> Tensor:
+    """As if another prompt had been encoded: near the first, the same shape."""
+    return context + 0.5 * world.random(*context.shape) @ world.root.T
+
+
+def locked(strength: float = 1.0) -> ConceptSettings:
+    return ConceptSettings(0.5, 0.15, strength, key_lock=KeyLock.GLOBAL)
+
+
+@pytest.mark.parametrize("strength", [0.4, 1.0, 1.5])
+def test_under_the_global_lock_the_keys_are_those_of_the_superclass_prompt(
+    strength: float,
+) -> None:
+    world = World(2)
+    context = world.context(1, 9)
+    twin = superclass_twin(world, context)
+    edit = world.edit(locked(strength), locked(strength))
+    prepared = edit.prepare(context, [LockedPrompt(context, twin)])
+    close(prepared.keys, context + strength * (twin - context), 1e-12)
+    plain = world.edit(*[ConceptSettings(0.5, 0.15, strength)] * 2).prepare(context)
+    assert torch.equal(prepared.context, plain.context)
+    assert torch.equal(prepared.weights, plain.weights)
+    assert plain.keys is plain.context
+
+
+def test_a_prompt_is_found_repeated_side_by_side_and_in_any_row() -> None:
+    world = World(1)
+    short, long = world.context(1, 7), world.context(1, 14)
+    twins = [superclass_twin(world, c) for c in (short, long)]
+    other = world.context(1, 7)
+    prompts = [LockedPrompt(short, twins[0]), LockedPrompt(long, twins[1])]
+    rows = torch.cat(
+        [
+            torch.cat([short, short], dim=1),  # repeated, as the host pads to a common length
+            long,
+            torch.cat([other, short], dim=1),  # beside a prompt that nobody knows
+            torch.cat([other, other], dim=1),
+        ]
+    )
+    edit = world.edit(locked())
+    prepared = edit.prepare(rows, prompts)
+    alone = prepared.context
+    expected = torch.cat(
+        [
+            torch.cat([twins[0], twins[0]], dim=1),
+            twins[1],
+            torch.cat([alone[2:3, :7], twins[0]], dim=1),
+            alone[3:4],
+        ]
+    )
+    close(prepared.keys, expected, 1e-12)
+    # A context of another length holds none of them.
+    odd = world.context(1, 5)
+    assert torch.equal(edit.prepare(odd, prompts).keys, edit.prepare(odd).context)
+
+
+def test_a_prompt_in_a_batch_has_its_rows_told_apart() -> None:
+    world = World(1)
+    context = world.context(2, 6)
+    twin = superclass_twin(world, context)
+    swapped = context.flip(0)
+    prepared = world.edit(locked()).prepare(swapped, [LockedPrompt(context, twin)])
+    close(prepared.keys, twin.flip(0), 1e-12)
+
+
+def test_a_locally_locked_concept_is_edited_within_the_superclass_prompt() -> None:
+    world = World(2, correlation=0.7)
+    context = world.context(1, 11)
+    twin = superclass_twin(world, context)
+    local = ConceptSettings(0.6, 0.1)
+    edit = world.edit(locked(), local)
+    prepared = edit.prepare(context, [LockedPrompt(context, twin)])
+    single = GatedEdit(
+        world.i[1:], torch.linalg.solve(world.C, world.i[1:].T).T, world.p[1:], [local]
+    )
+    close(prepared.keys, single.prepare(twin).context, 1e-12)
+
+
+def test_the_global_lock_works_in_half_precision_and_follows_the_strongest() -> None:
+    world = World(2)
+    context = world.context(1, 9)
+    twin = superclass_twin(world, context)
+    half = LockedPrompt(context.float(), twin.float())
+    prepared = world.edit(locked(1.0), locked(0.3)).prepare(context.float().half(), [half])
+    assert torch.equal(prepared.keys, twin.float().half())
+    off = world.edit(locked(0.0), ConceptSettings(0.5, 0.15))
+    assert torch.equal(off.prepare(context, [half]).keys, off.prepare(context).context)

@@ -1,0 +1,84 @@
+"""A compiled model: concepts work on it, and a slider does not compile it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from tiny_models import sample, tiny_clip, tiny_concept, tiny_model
+
+from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, tune
+from perfusion_core.settings import ConceptSettings, KeyLock
+
+ON = ConceptSettings(0.5, 0.15)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """Without torch's limit, beyond which it stops compiling and nothing would be counted."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=10000):
+        yield
+    torch._dynamo.reset()
+
+
+class Compiler:
+    """A backend that runs graphs as they are, and counts them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        self.graphs += 1
+        return graph.forward
+
+    def on(self, model: Any) -> Any:
+        """A clone as the host's TorchCompileModel node makes it."""
+        clone = model.clone()
+        set_torch_compile_wrapper(model=clone, backend=self)
+        return clone
+
+
+@pytest.mark.parametrize(("before", "lock"), [(True, KeyLock.LOCAL), (False, KeyLock.GLOBAL)])
+def test_a_slider_compiles_nothing(before: bool, lock: KeyLock) -> None:
+    model, clip = tiny_model(), tiny_clip()
+    entries = [
+        ConceptEntry(tiny_concept(model, clip), replace(ON, key_lock=lock)),
+        ConceptEntry(tiny_concept(model, clip, "pot*", "teapot", seed=7), ON),
+    ]
+    knowing = add_concepts(clip, [e.concept for e in entries], [lock, KeyLock.LOCAL])
+    text = "a teddy* in a pot*"
+    compiler = Compiler()
+    plain = apply_stack(model, entries)
+    on = apply_stack(compiler.on(model), entries) if before else compiler.on(plain)
+    assert torch.allclose(sample(on, knowing, text), sample(plain, knowing, text), atol=1e-3)
+    once = compiler.graphs
+    assert once > 0
+    pictures = []
+    for bias, temperature, strength in ((0.3, 0.1, 1.0), (0.8, 0.3, 0.4), (0.5, 0.15, 1.7)):
+
+        def change(settings: ConceptSettings, new: Any = (bias, temperature, strength)) -> Any:
+            return replace(settings, bias=new[0], temperature=new[1], strength=new[2])
+
+        pictures.append(sample(tune(on, "", change), knowing, text))
+        expected = sample(tune(plain, "", change), knowing, text)
+        assert torch.allclose(pictures[-1], expected, atol=1e-3)
+        assert not torch.allclose(pictures[0], pictures[-1], atol=1e-2) or len(pictures) == 1
+    assert compiler.graphs == once
+
+
+def test_the_stock_graph_is_not_compiled_again_after_a_concept() -> None:
+    model, clip = tiny_model(), tiny_clip()
+    teddy = tiny_concept(model, clip)
+    knowing = add_concepts(clip, [teddy])
+    compiler = Compiler()
+    compiled = compiler.on(model)
+    stock = sample(compiled, knowing)
+    sample(apply_stack(compiled, [ConceptEntry(teddy, ON)]), knowing)
+    before = compiler.graphs
+    assert torch.equal(sample(compiled, knowing), stock)
+    assert compiler.graphs == before
