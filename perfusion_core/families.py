@@ -49,12 +49,14 @@ class Family:
         title: what a user reads.
         encoders: text encoder -> width of its token embeddings, in the order in which their
             encodings are joined into the context. The keys are the host's names of the encoders.
+        resolution: side in pixels of the square pictures that the models were made for.
         attention: where keys and values are.
     """
 
     id: str
     title: str
     encoders: Mapping[str, int]
+    resolution: int
     attention: CrossAttention = CrossAttention()
 
     def __post_init__(self) -> None:
@@ -81,10 +83,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.id: family
         for family in (
-            Family("sd1", "Stable Diffusion 1.x", {"clip_l": 768}),
-            Family("sd2", "Stable Diffusion 2.x", {"clip_h": 1024}),
-            Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}),
-            Family("emoji", "the emoji world of the demo", {"clip_l": 192}),
+            Family("sd1", "Stable Diffusion 1.x", {"clip_l": 768}, 512),
+            Family("sd2", "Stable Diffusion 2.x", {"clip_h": 1024}, 768),
+            Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}, 1024),
+            Family("emoji", "the emoji world of the demo", {"clip_l": 192}, 128),
         )
     }
 )

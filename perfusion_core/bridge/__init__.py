@@ -14,7 +14,7 @@ from .folder import (
     saved_name,
 )
 from .models import HostMismatch, detect_family
-from .pictures import join_masks, join_pictures, picture_latents, thumbnail
+from .pictures import bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
 from .stack import (
     ConceptEntry,
@@ -35,6 +35,7 @@ __all__ = [
     "HostMismatch",
     "add_concepts",
     "apply_stack",
+    "bring_to_size",
     "concept_names",
     "concept_path",
     "covariance_of",
@@ -43,10 +44,10 @@ __all__ = [
     "extend_stack",
     "family_of_clip",
     "file_fingerprint",
-    "join_masks",
-    "join_pictures",
+    "flipped",
     "layer_paths",
-    "picture_latents",
+    "picture_groups",
+    "read_pictures",
     "recommended",
     "register_folder",
     "save_path",

@@ -1,0 +1,38 @@
+"""The loss plot shows what it says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from perfusion_core.plots import loss_plot, running_mean
+
+
+def blue(picture: torch.Tensor) -> torch.Tensor:
+    """[H, W]: where the running mean is drawn."""
+    red, _, blue_ = picture[0].unbind(-1)
+    return (blue_ - red > 0.4) & (red < 0.3)
+
+
+def test_a_falling_loss_falls_in_the_picture() -> None:
+    picture = loss_plot([1 / (1 + n / 20) for n in range(200)])
+    assert picture.shape == (1, 320, 640, 3)
+    line = blue(picture)
+    heights = [float(line[:, x].nonzero().float().mean()) for x in (70, 200, 400, 600)]
+    assert heights == sorted(heights)
+    assert heights[-1] - heights[0] > 100
+
+
+@pytest.mark.parametrize("losses", [[], [0.5], [0.0, 0.0], [1.0, math.nan, 0.5]])
+def test_anything_that_training_gives_can_be_drawn(losses: list[float]) -> None:
+    picture = loss_plot(losses)
+    assert bool(picture.isfinite().all())
+    assert bool(blue(picture).any()) == bool(losses)
+
+
+def test_the_running_mean_is_over_the_last_tenth() -> None:
+    values = [float(n) for n in range(40)]
+    assert running_mean(values)[:5] == [0.0, 0.5, 1.0, 1.5, 2.5]
+    assert running_mean([3.0]) == [3.0]
