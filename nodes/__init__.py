@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..perfusion_core.bridge import register_folder
+from ..perfusion_core.bridge import register_folder, register_mask_folder
 from .apply import PerfusionApplyConcepts
 from .combine import PerfusionCombineConcepts
 from .covariance import PerfusionCovariance
 from .demo_model import PerfusionDemoModel
 from .info import PerfusionConceptInfo
 from .loader import PerfusionConceptLoader
+from .mask import PerfusionZeroShotMask
 from .save import PerfusionSaveConcept
 from .train import PerfusionTrainConcept
 from .tune import PerfusionTune
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionTrainConcept,
     PerfusionSaveConcept,
     PerfusionCovariance,
+    PerfusionZeroShotMask,
     PerfusionConceptInfo,
     PerfusionDemoModel,
 ]
@@ -32,6 +34,7 @@ class PerfusionExtension(ComfyExtension):
     """The pack, as ComfyUI sees it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folder.
+        # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folders.
         register_folder()
+        register_mask_folder()
         return NODES

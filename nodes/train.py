@@ -11,6 +11,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..perfusion_core.batches import TrainingError
 from ..perfusion_core.bridge import (
     ConceptEntry,
     bring_to_size,
@@ -272,18 +273,24 @@ class PerfusionTrainConcept(io.ComfyNode):
         start = resume[0].concept if resume[0] is not None else None
         watch = _Watch(settings.steps, save_every[0], keep=on_cancel[0] == "keep")
         shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
-        with training_backbone(model[0], clip[0], (settings.batch_size, *shape)) as backbone:
-            result = train(
-                backbone,
-                groups,
-                placeholder=word,
-                superclass=kind,
-                covariance=common,
-                settings=settings,
-                start=start,
-                on_step=watch.step,
-                cancelled=watch.cancelled,
-            )
+        try:
+            with training_backbone(model[0], clip[0], (settings.batch_size, *shape)) as backbone:
+                result = train(
+                    backbone,
+                    groups,
+                    placeholder=word,
+                    superclass=kind,
+                    covariance=common,
+                    settings=settings,
+                    start=start,
+                    on_step=watch.step,
+                    cancelled=watch.cancelled,
+                )
+        except model_management.OOM_EXCEPTION as error:
+            raise TrainingError(
+                f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
+                f"{sizes}. Lower batch_size first, then resolution; both are inputs of this node."
+            ) from error
         concept = replace(result.concept, preview=preview)
         return io.NodeOutput(
             recommended(concept),

@@ -13,6 +13,7 @@ from .folder import (
     save_path,
     saved_name,
 )
+from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .models import HostMismatch, detect_family
 from .pictures import bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
@@ -46,14 +47,17 @@ __all__ = [
     "file_fingerprint",
     "flipped",
     "layer_paths",
+    "mask_models",
     "picture_groups",
     "read_pictures",
     "recommended",
     "register_folder",
+    "register_mask_folder",
     "save_path",
     "saved_name",
     "stack_of",
     "thumbnail",
     "training_backbone",
     "tune",
+    "zero_shot_masks",
 ]

@@ -392,6 +392,18 @@ def test_training_goes_on_from_a_concept_and_saves_on_the_way(
     assert more.hash != result.args[0].concept.hash
 
 
+def test_out_of_memory_says_what_to_lower(nodes: dict[str, Node], model: Any, clip: Any) -> None:
+    def fail(*_: Any) -> Any:
+        raise comfy.model_management.OOM_EXCEPTION("no memory")
+
+    full = model.clone()
+    full.set_model_attn2_patch(fail)
+    with pytest.raises(ValueError, match=r"batch size 2 and pictures of 2 of 64x64\. Lower batch"):
+        train(nodes, full, clip)
+    assert patched_modules(model) == []
+    assert train(nodes, model, clip).args[0].concept.training["steps_done"] == 2
+
+
 def test_cancel_may_keep_what_was_learned(
     nodes: dict[str, Node], model: Any, clip: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,7 +154,7 @@ def test_a_mask_of_ones_is_no_mask(model: Model, clip: CLIP) -> None:
 def test_cancel_stops_within_one_step(model: Model, clip: CLIP, unchanged: None) -> None:
     done: list[int] = []
 
-    def cancel_after_the_second(step: int, total: int, loss: float) -> None:
+    def cancel_after_the_second(step: int, *_: Any) -> None:
         done.append(step)
         if step == 2:
             comfy.model_management.interrupt_current_processing(True)
