@@ -10,9 +10,11 @@ from .combine import PerfusionCombineConcepts
 from .covariance import PerfusionCovariance
 from .demo_model import PerfusionDemoModel
 from .info import PerfusionConceptInfo
+from .inspect import PerfusionGateInspector
 from .loader import PerfusionConceptLoader
 from .mask import PerfusionZeroShotMask
 from .save import PerfusionSaveConcept
+from .sweep import PerfusionSweep
 from .train import PerfusionTrainConcept
 from .tune import PerfusionTune
 
@@ -25,6 +27,8 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionSaveConcept,
     PerfusionCovariance,
     PerfusionZeroShotMask,
+    PerfusionGateInspector,
+    PerfusionSweep,
     PerfusionConceptInfo,
     PerfusionDemoModel,
 ]

@@ -53,5 +53,32 @@ def loss_plot(losses: Sequence[float]) -> Tensor:
         draw.text((left + width, top + height + 8), str(len(losses)), fill=_INK, anchor="ra")
     draw.text((left + width / 2, top + height + 8), "step", fill=_INK, anchor="ma")
     draw.text((left + 8, top), "loss", fill=_INK)
-    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return data.reshape(1, _SIZE[1], _SIZE[0], 3).float() / 255
+    return to_tensor(image)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A picture as the host's IMAGE [1, H, W, 3], 0 to 1."""
+    data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return data.reshape(1, image.height, image.width, 3).float() / 255
+
+
+def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], title: str) -> Tensor:
+    """Pictures [rows x columns, H, W, 3] in a grid with labelled axes, as one picture."""
+    height, width = cells.shape[1:3]
+    size = max(14, min(32, width // 16))
+    left, top, gap = size * 8, size * 4, max(2, size // 6)
+    sheet = Image.new(
+        "RGB", (left + len(columns) * (width + gap), top + len(rows) * (height + gap)), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, gap), title, fill=_INK, font_size=size)
+    for c, label in enumerate(columns):
+        centre = left + c * (width + gap) + width / 2
+        draw.text((centre, top - size / 2), label, fill=_INK, font_size=size, anchor="ms")
+    for r, label in enumerate(rows):
+        y = top + r * (height + gap)
+        draw.text((left - size / 2, y + height / 2), label, fill=_INK, font_size=size, anchor="rm")
+        for c in range(len(columns)):
+            array = (cells[r * len(columns) + c].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+            sheet.paste(Image.fromarray(array.numpy()), (left + c * (width + gap), y))
+    return to_tensor(sheet)

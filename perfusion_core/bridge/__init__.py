@@ -13,6 +13,7 @@ from .folder import (
     save_path,
     saved_name,
 )
+from .inspect import token_gates
 from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .models import HostMismatch, detect_family
 from .pictures import bring_to_size, flipped, picture_groups, read_pictures, thumbnail
@@ -57,6 +58,7 @@ __all__ = [
     "saved_name",
     "stack_of",
     "thumbnail",
+    "token_gates",
     "training_backbone",
     "tune",
     "zero_shot_masks",

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from perfusion_core.plots import loss_plot, running_mean
+from perfusion_core.plots import labelled_grid, loss_plot, running_mean
 
 
 def blue(picture: torch.Tensor) -> torch.Tensor:
@@ -36,3 +36,12 @@ def test_the_running_mean_is_over_the_last_tenth() -> None:
     values = [float(n) for n in range(40)]
     assert running_mean(values)[:5] == [0.0, 0.5, 1.0, 1.5, 2.5]
     assert running_mean([3.0]) == [3.0]
+
+
+def test_a_grid_holds_its_cells_in_order() -> None:
+    colours = torch.rand(6, 1, 1, 3)
+    grid = labelled_grid(colours.expand(-1, 40, 64, -1), ["a", "b", "c"], ["x", "y"], "title")
+    top, left = 4 * 14, 8 * 14
+    for n, colour in enumerate(colours[:, 0, 0]):
+        y, x = top + n // 3 * 42 + 20, left + n % 3 * 66 + 32
+        assert torch.allclose(grid[0, y, x], colour, atol=1 / 255)
