@@ -10,9 +10,6 @@ import json
 import random
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from .hosting import import_host
 from .judge import load_judge
 from .sheet import Row, contact_sheet
@@ -44,32 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=3.0)
     args = parser.parse_args()
     import_host()
-    import comfy.sample
-
-    from . import model as small
+    from .studio import Studio
 
     rng = random.Random(args.seed)
     scenes = [plain_scene(rng) for _ in range(args.count)]
     prompts = [prompt_of(scene, rng) for scene in scenes]
-    model, clip, vae = small.load()
-    pictures: list[Image.Image] = []
-    with torch.inference_mode():
-        empty = clip.encode("")
-        for first in range(0, args.count, 32):
-            part = prompts[first : first + 32]
-            positive = [[torch.cat([clip.encode(p) for p in part]), {}]]
-            latent = torch.zeros(len(part), small.LATENT_CHANNELS, 16, 16)
-            noise = comfy.sample.prepare_noise(latent, args.seed + first)
-            samples = comfy.sample.sample(
-                model, noise, args.steps, args.cfg, "euler", "simple", positive,
-                [[empty, {}]], latent, disable_pbar=True, seed=args.seed + first,
-            )  # fmt: skip
-            images = (vae.decode(samples) * 255).round().byte().cpu().numpy()
-            pictures += [Image.fromarray(image) for image in images]
+    pictures = Studio().sample([], prompts, args.seed)
     seen = load_judge().look_at(pictures)
     report = {
         "prompts": len(prompts),

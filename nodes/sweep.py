@@ -147,7 +147,7 @@ class PerfusionSweep(io.ComfyNode):
         grid = labelled_grid(
             cells,
             [f"bias {bias:g}" for bias in columns],
-            [f"τ {softness:g}" for softness in rows],
+            [f"temp {softness:g}" for softness in rows],
             f"seed {seed}, {steps} steps, CFG {cfg:g}",
         )
         return io.NodeOutput(grid, cells, ui=ui.PreviewImage(grid, cls=cls))

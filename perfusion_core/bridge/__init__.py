@@ -16,7 +16,7 @@ from .folder import (
 from .inspect import token_gates
 from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .models import HostMismatch, detect_family
-from .pictures import bring_to_size, flipped, picture_groups, read_pictures, thumbnail
+from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
 from .stack import (
     ConceptEntry,
@@ -35,6 +35,7 @@ __all__ = [
     "ConceptStack",
     "HostBackbone",
     "HostMismatch",
+    "Picture",
     "add_concepts",
     "apply_stack",
     "bring_to_size",
