@@ -12,7 +12,8 @@ class CrossAttention:
     """Where the text enters the cross-attention layers of a network.
 
     Attributes:
-        layer: last part of the path of every such layer.
+        layer: end of the path of every such layer and of no other: as many of its last parts as
+            that takes.
         key, value: names of the projections within the layer; the same name where one projection
             gives both, keys first (fused).
         bias: whether the projections add a bias.
@@ -32,6 +33,10 @@ class CrossAttention:
     def fused(self) -> bool:
         """Whether one projection gives both keys and values."""
         return self.key == self.value
+
+    def is_layer(self, path: str) -> bool:
+        """Whether the module at `path` of a network is such a layer."""
+        return f".{path}".endswith(f".{self.layer}")
 
 
 # The parts of a UNet by the first part of a layer's path.
@@ -169,13 +174,17 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "PixArt": _later(
             CrossAttention("cross_attn", "kv_linear", "kv_linear", bias=True, before="y_embedder")
         ),
+        # It reads two encodings, one after the other; the first reaches the layers as it is.
         "HunyuanDiT": _later(
             CrossAttention(
                 "attn2", "kv_proj", "kv_proj", bias=True, key_norm="k_norm", before="mlp_t5"
             )
         ),
         "WAN21": _WAN,
-        "CosmosVideo": _later(CrossAttention("attn", "to_k.0", "to_v.0", key_norm="to_k.1")),
+        # A block's second part; its first, for the picture alone, ends in "attn" as well.
+        "CosmosVideo": _later(
+            CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
+        ),
         "CosmosPredict2": _later(
             CrossAttention("cross_attn", "k_proj", "v_proj", key_norm="k_norm")
         ),
