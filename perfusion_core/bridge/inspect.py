@@ -64,7 +64,6 @@ def _words(clip: Any, text: str) -> list[list[str]]:
     def name(token: Any) -> str:
         if torch.is_tensor(token):
             return names.get(id(token), "(embedding)")
-        found: str = special.get(token) or tokenizer.inv_vocab[token]
-        return found.removesuffix("</w>")
+        return special.get(token) or str(tokenizer.inv_vocab[token]).removesuffix("</w>")
 
     return [[name(token) for token, *_ in chunk] for chunk in chunks]
