@@ -212,10 +212,13 @@ class LockingEncoder:
         """As the host's; with a `LockedPrompt` among what goes into the conditioning."""
         output = self.inner.encode_token_weights(tokens)
         twin, replaced = self._twin(tokens)
+        own = output[0].detach()  # another tensor: the one that carries the prompt is not in it
         # A prompt without such a word is its own twin: its keys stay as they are.
-        superclass = self.inner.encode_token_weights(twin)[0] if replaced else output[0]
-        more = dict(output[2]) if len(output) > 2 else {}
-        more[LOCKED_PROMPT] = LockedPrompt(output[0], superclass)
+        superclass = self.inner.encode_token_weights(twin)[0] if replaced else own
+        prompt = LockedPrompt(own, superclass)
+        more = {**(output[2] if len(output) > 2 else {}), LOCKED_PROMPT: prompt}
+        # Under a scheduled hook on the CLIP the host passes on the encoding and drops the rest.
+        setattr(output[0], LOCKED_PROMPT, prompt)
         return output[0], output[1], more
 
     def _twin(self, tokens: Any) -> tuple[dict[str, Any], int]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..concept import Concept, check_fits
-from ..edit import GatedEdit
+from ..edit import GatedEdit, LockedPrompt
 from ..families import FAMILIES
 from ..settings import MAX_STRENGTH, ConceptSettings, KeyLock
 from .hooks import Differences, edited
@@ -160,8 +160,9 @@ class PromptCarrier:
         found = {}
         for group in conds:
             for cond in group or ():
-                if LOCKED_PROMPT in cond:
-                    found[id(cond[LOCKED_PROMPT])] = cond[LOCKED_PROMPT]
+                prompt = _locked_prompt(cond)
+                if prompt is not None:
+                    found[id(prompt)] = prompt
         if not found and not self._warned:
             self._warned = True
             logger.warning(
@@ -171,6 +172,12 @@ class PromptCarrier:
             )
         inner = {**options.get("transformer_options", {}), LOCKED_PROMPT: tuple(found.values())}
         return executor(model, conds, x, timestep, {**options, "transformer_options": inner})
+
+
+def _locked_prompt(cond: Any) -> LockedPrompt | None:
+    """What the loader's CLIP has put beside an encoding, or else into it."""
+    beside: LockedPrompt | None = cond.get(LOCKED_PROMPT)
+    return beside or getattr(cond.get("cross_attn"), LOCKED_PROMPT, None)
 
 
 class StackTensors:

@@ -11,6 +11,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.sd import CLIP
+from projections import reference
 from tiny_models import CPU, patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.bridge import (
@@ -199,27 +200,6 @@ def test_a_pass_within_a_pass_replaces_the_edit(model: Model, clip: CLIP, teddy:
         assert torch.equal(value(context), once)
     assert not torch.equal(value(context), once)
     assert patched_modules(model) == []
-
-
-def reference(
-    weight: torch.Tensor, context: torch.Tensor, stack: list[ConceptEntry], path: str | None
-) -> torch.Tensor:
-    """Eq. 4 as the paper writes it, in float64: h = W e_perp + sum_j g_j o_j. No path: keys."""
-    w, e = weight.double(), context.double()
-    concepts = [entry.concept for entry in stack]
-    inputs = torch.stack([c.target_input.double() for c in concepts], dim=1)
-    whitened = torch.stack([c.whitened_target.double() for c in concepts], dim=1)
-    gram = whitened.T @ inputs
-    shares = torch.linalg.solve(gram, (e @ whitened).mT).mT
-    h = (e - shares @ inputs.T) @ w.T
-    for j, (entry, concept) in enumerate(zip(stack, concepts, strict=True)):
-        similarity = e @ whitened[:, j] / gram[j, j]
-        gate = torch.sigmoid((similarity - entry.settings.bias) / entry.settings.temperature)
-        output = w @ concept.superclass_encoding.double()
-        if path is not None:
-            output = output + concept.values[path].double()
-        h = h + gate[..., None] * output
-    return h
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -70,10 +70,18 @@ def tiny_model(
     width: int = 192,
     seed: int = 0,
     kind: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
+    dtype: torch.dtype = torch.float32,
+    cast: torch.dtype | None = None,
     **unet: Any,
 ) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL with the host's UNet, cross-attending to texts of `width`."""
-    config = TinyConfig({**UNET, "context_dim": width, "dtype": torch.float32, **unet})
+    """A MODEL with the host's UNet, cross-attending to texts of `width`.
+
+    Args:
+        dtype: what weights are kept in.
+        cast: what they are cast to for use; None when they need no cast.
+    """
+    config = TinyConfig({**UNET, "context_dim": width, **unet})
+    config.set_inference_dtype(dtype, cast)
     model = comfy.model_base.BaseModel(config, model_type=kind, device=CPU)
     randomise(model.diffusion_model, seed)
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)

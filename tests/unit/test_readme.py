@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,13 @@ def test_every_family_and_every_refusal_is_in_the_table() -> None:
 def test_a_readme_without_the_markers_is_an_error() -> None:
     with pytest.raises(ValueError, match="once each"):
         with_table("# Perfusion")
+
+
+def test_every_companion_in_the_readme_has_its_test(repo: Path) -> None:
+    text = (repo / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- companions -->")[1].split("<!-- /companions -->")[0]
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
+    assert len(named) == len(table.strip().splitlines()) - 2
+    for file, test in named:
+        source = (repo / "tests" / "host" / file).read_text(encoding="utf-8")
+        assert f"def {test}(" in source, f"{file} has no {test}"
