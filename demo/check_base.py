@@ -1,4 +1,5 @@
-"""Asks the base model for 128 random scenes and has the judge look at the pictures.
+"""Asks the base model for 128 random scenes and has the judge look at the pictures; then for the
+looks of the held-out concepts, described in words.
 
 python -m demo.check_base        prints the shares, saves a contact sheet in demo/output/
 """
@@ -10,15 +11,12 @@ import json
 import random
 from pathlib import Path
 
-import torch
-from PIL import Image
-
 from .hosting import import_host
 from .judge import load_judge
 from .sheet import Row, contact_sheet
 from .world.captions import RELATION_WEIGHTS, RELATIONS, noun_phrase
 from .world.render import Scene, Thing
-from .world.vocabulary import BACKGROUNDS, CONTAINERS, OBJECTS
+from .world.vocabulary import BACKGROUNDS, CONCEPTS, CONTAINERS, OBJECTS
 
 OUTPUT = Path(__file__).with_name("output")
 
@@ -44,33 +42,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=3.0)
     args = parser.parse_args()
     import_host()
-    import comfy.sample
-
-    from . import model as small
+    from .studio import Studio
 
     rng = random.Random(args.seed)
     scenes = [plain_scene(rng) for _ in range(args.count)]
     prompts = [prompt_of(scene, rng) for scene in scenes]
-    model, clip, vae = small.load()
-    pictures: list[Image.Image] = []
-    with torch.inference_mode():
-        empty = clip.encode("")
-        for first in range(0, args.count, 32):
-            part = prompts[first : first + 32]
-            positive = [[torch.cat([clip.encode(p) for p in part]), {}]]
-            latent = torch.zeros(len(part), small.LATENT_CHANNELS, 16, 16)
-            noise = comfy.sample.prepare_noise(latent, args.seed + first)
-            samples = comfy.sample.sample(
-                model, noise, args.steps, args.cfg, "euler", "simple", positive,
-                [[empty, {}]], latent, disable_pbar=True, seed=args.seed + first,
-            )  # fmt: skip
-            images = (vae.decode(samples) * 255).round().byte().cpu().numpy()
-            pictures += [Image.fromarray(image) for image in images]
-    seen = load_judge().look_at(pictures)
+    pictures = Studio().sample([], prompts, args.seed)
+    judge = load_judge()
+    seen = judge.look_at(pictures)
     report = {
         "prompts": len(prompts),
         "objects": sum(
@@ -80,7 +61,25 @@ def main() -> None:
         "background": sum(v.background == s.background for v, s in zip(seen, scenes, strict=True))
         / len(prompts),
     }
+    # What a concept could at best be here: its look in words, which the model has read in training.
+    described = [(c, b) for c in CONCEPTS.values() for b in BACKGROUNDS]
+    asked = [f"a photo of a {c.look.words()} {c.object} on a {b} background" for c, b in described]
+    painted = Studio().sample([], asked, args.seed)
+    known = [
+        c.name in v.concepts for v, (c, _) in zip(judge.look_at(painted), described, strict=True)
+    ]
+    report["described_looks"] = {
+        name: sum(k for k, (c, _) in zip(known, described, strict=True) if c.name == name)
+        / len(BACKGROUNDS)
+        for name in CONCEPTS
+    }
     OUTPUT.mkdir(exist_ok=True)
+    rows = [
+        Row(f"{c.name}: a {c.look.words()} {c.object}", painted[n : n + len(BACKGROUNDS)])
+        for n, (c, _) in enumerate(described)
+        if n % len(BACKGROUNDS) == 0
+    ]
+    contact_sheet(rows).save(OUTPUT / "base_looks.png")
     rows = [
         Row("", pictures[n : n + 8], prompts[n : n + 8])
         for n in range(0, min(64, len(pictures)), 8)

@@ -192,6 +192,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument(
+        "--hold", type=float, default=0.4, help="share of the time before the rate falls"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("demo/training"))
     parser.add_argument("--out", type=Path, default=Path("demo/weights"))
@@ -292,16 +295,21 @@ def main() -> None:
     running = 0.0
     first = step
     while (spent := (time.time() - start) / (60 * args.minutes)) < 1:
-        # Warm up, then hold, then let the rate fall over the last 60 % of the time.
-        rate = args.rate * min(1, (step - first + 1) / 200) * min(1, (1 - spent) / 0.6 + 0.01)
+        # Warm up, then hold, then let the rate fall over the rest of the time.
+        fall = (1 - spent) / (1 - args.hold) + 0.01
+        rate = args.rate * min(1, (step - first + 1) / 200) * min(1, fall)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         pick = torch.randint(len(latents), (args.batch,), generator=generator)
         words = ids[2 * pick + torch.randint(2, (args.batch,), generator=generator)]
         words[: args.batch // 10] = text.empty.to(device)
         x0 = latents[pick].float()
-        # More often near the noise, where it is decided what the picture shows.
-        t = (1000 * torch.rand(args.batch, generator=generator) ** 0.6).long()
+        # Half of the times near the noise, where it is decided what the picture shows; half in
+        # between, where it is decided which pattern it has.
+        t = torch.rand(args.batch, generator=generator) ** 0.6
+        between = torch.rand(args.batch, generator=generator) < 0.5
+        middle = (0.3 + 0.8 * torch.randn(args.batch, generator=generator)).sigmoid()
+        t = (1000 * torch.where(between, middle, t)).long()
         a = alphas[t].view(-1, 1, 1, 1)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         xt = a.sqrt() * x0 + (1 - a).sqrt() * noise

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..perfusion_core.bridge import register_folder
+from ..perfusion_core.bridge import register_folder, register_mask_folder
 from .apply import PerfusionApplyConcepts
 from .combine import PerfusionCombineConcepts
 from .covariance import PerfusionCovariance
 from .demo_model import PerfusionDemoModel
 from .info import PerfusionConceptInfo
+from .inspect import PerfusionGateInspector
 from .loader import PerfusionConceptLoader
+from .mask import PerfusionZeroShotMask
 from .save import PerfusionSaveConcept
+from .sweep import PerfusionSweep
 from .train import PerfusionTrainConcept
 from .tune import PerfusionTune
 
@@ -23,6 +26,9 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionTrainConcept,
     PerfusionSaveConcept,
     PerfusionCovariance,
+    PerfusionZeroShotMask,
+    PerfusionGateInspector,
+    PerfusionSweep,
     PerfusionConceptInfo,
     PerfusionDemoModel,
 ]
@@ -32,6 +38,7 @@ class PerfusionExtension(ComfyExtension):
     """The pack, as ComfyUI sees it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folder.
+        # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folders.
         register_folder()
+        register_mask_folder()
         return NODES

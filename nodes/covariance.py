@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
@@ -43,4 +44,9 @@ class PerfusionCovariance(io.ComfyNode):
     def execute(cls, clip: Any, captions: str = "") -> io.NodeOutput:
         lines = [line.strip() for line in captions.splitlines() if line.strip()]
         bar = ProgressBar(1)
-        return io.NodeOutput(covariance_of(clip, lines or None, bar.update_absolute))
+
+        def on_captions(done: int, total: int) -> None:
+            bar.update_absolute(done, total)
+            model_management.throw_exception_if_processing_interrupted()
+
+        return io.NodeOutput(covariance_of(clip, lines or None, on_captions))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +11,26 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..perfusion_core.batches import TrainingError
 from ..perfusion_core.bridge import (
+    ConceptEntry,
+    bring_to_size,
     covariance_of,
-    join_masks,
-    join_pictures,
-    picture_latents,
+    default_name,
+    detect_family,
+    flipped,
+    picture_groups,
+    read_pictures,
     recommended,
+    save_path,
     thumbnail,
     training_backbone,
 )
-from ..perfusion_core.concept import check_words
+from ..perfusion_core.concept import Concept, check_words
+from ..perfusion_core.concept_file import save_concept
 from ..perfusion_core.covariance import Covariance
-from ..perfusion_core.training import TrainingResult, TrainingSettings, train
+from ..perfusion_core.plots import loss_plot
+from ..perfusion_core.training import MAX_VECTORS, TrainingResult, TrainingSettings, train
 from .types import CATEGORY, ConceptType, CovarianceType
 
 DEFAULTS = TrainingSettings()
@@ -49,7 +57,8 @@ class PerfusionTrainConcept(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The model's autoencoder."),
                 io.Image.Input(
                     "images",
-                    tooltip="Pictures of the one thing to learn, all of one size; 4 to 6 are good.",
+                    tooltip="Pictures of the one thing to learn; 4 to 6 are good. Connect a batch, "
+                    "or a list for pictures of different sizes.",
                 ),
                 io.String.Input(
                     "placeholder",
@@ -142,12 +151,75 @@ class PerfusionTrainConcept(io.ComfyNode):
                     optional=True,
                     tooltip="How slowly the concept's direction follows its word while training.",
                 ),
+                io.Int.Input(
+                    "vectors",
+                    default=DEFAULTS.vectors,
+                    min=0,
+                    max=MAX_VECTORS,
+                    optional=True,
+                    tooltip="How many vectors the placeholder takes in a prompt. 0: as many as the "
+                    "superclass has tokens. More learn more detail and bind more to the pictures.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    step=64,
+                    optional=True,
+                    tooltip="Side of the square whose area the pictures are brought to, each in "
+                    "its own shape. 0: pictures of one size stay as they are, others are brought "
+                    "to the model's usual size.",
+                ),
+                io.Boolean.Input(
+                    "flip",
+                    default=False,
+                    optional=True,
+                    tooltip="Learn from the mirror images too. Off for anything with a left and a "
+                    "right, such as text or a face.",
+                ),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What each picture shows, one line for each, with {} or the "
+                    "placeholder where the thing stands: a photo of {} on a table. What a caption "
+                    "names is not learned as part of the concept. Empty: built-in short captions.",
+                ),
+                io.Combo.Input(
+                    "on_cancel",
+                    options=["discard", "keep"],
+                    default="discard",
+                    optional=True,
+                    tooltip="What Cancel does while training. discard: the whole run stops. keep: "
+                    "training stops, and the graph goes on with what was learned so far.",
+                ),
+                io.Int.Input(
+                    "save_every",
+                    default=0,
+                    min=0,
+                    max=100000,
+                    optional=True,
+                    tooltip="Save the concept every so many steps too, as a file of its own: "
+                    "teddy_step50, teddy_step100 ... 0: do not.",
+                ),
+                ConceptType.Input(
+                    "resume",
+                    optional=True,
+                    tooltip="A concept to go on from, such as a loader's; of the same superclass.",
+                ),
             ],
             outputs=[
                 ConceptType.Output(
                     display_name="concept",
                     tooltip="The concept, to save, to combine or to apply at once.",
-                )
+                ),
+                io.Image.Output(
+                    display_name="loss_plot",
+                    tooltip="The loss of every step and its running mean. It should fall, then "
+                    "level out.",
+                ),
             ],
         )
 
@@ -170,11 +242,19 @@ class PerfusionTrainConcept(io.ComfyNode):
         train_bias: Sequence[float] = (DEFAULTS.bias,),
         train_temperature: Sequence[float] = (DEFAULTS.temperature,),
         ema: Sequence[float] = (DEFAULTS.ema,),
+        vectors: Sequence[int] = (DEFAULTS.vectors,),
+        resolution: Sequence[int] = (0,),
+        flip: Sequence[bool] = (False,),
+        captions: Sequence[str] = ("",),
+        on_cancel: Sequence[str] = ("discard",),
+        save_every: Sequence[int] = (0,),
+        resume: Sequence[ConceptEntry | None] = (None,),
     ) -> io.NodeOutput:
         settings = TrainingSettings(
             steps=steps[0],
             batch_size=batch_size[0],
             seed=seed[0],
+            vectors=vectors[0],
             embedding_rate=embedding_rate[0],
             value_rate=value_rate[0],
             bias=train_bias[0],
@@ -184,37 +264,74 @@ class PerfusionTrainConcept(io.ComfyNode):
         word, kind = placeholder[0].strip(), superclass[0].strip()
         # Everything that can be refused is refused before anything takes long.
         check_words(word, kind)
-        pictures = join_pictures(images)
-        weights = join_masks(masks, pictures)
-        latents = picture_latents(vae[0], pictures)
+        family = detect_family(model[0])
+        pictures = read_pictures(images, masks, captions[0], word)
+        pictures, sizes = bring_to_size(pictures, family.resolution, resolution[0])
+        preview = thumbnail(pictures[0].pixels)
+        groups = picture_groups(vae[0], flipped(pictures) if flip[0] else pictures)
         common = covariance[0] or covariance_of(clip[0], on_captions=_stop_when_asked)
-        bar = ProgressBar(settings.steps)
+        start = resume[0].concept if resume[0] is not None else None
+        watch = _Watch(settings.steps, save_every[0], keep=on_cancel[0] == "keep")
+        shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
+        try:
+            with training_backbone(model[0], clip[0], (settings.batch_size, *shape)) as backbone:
+                result = train(
+                    backbone,
+                    groups,
+                    placeholder=word,
+                    superclass=kind,
+                    covariance=common,
+                    settings=settings,
+                    start=start,
+                    on_step=watch.step,
+                    cancelled=watch.cancelled,
+                )
+        except model_management.OOM_EXCEPTION as error:
+            raise TrainingError(
+                f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
+                f"{sizes}. Lower batch_size first, then resolution; both are inputs of this node."
+            ) from error
+        concept = replace(result.concept, preview=preview)
+        return io.NodeOutput(
+            recommended(concept),
+            loss_plot(result.losses),
+            ui=ui.PreviewText(_summary(result, sizes)),
+        )
 
-        def on_step(done: int, total: int, loss: float) -> None:
-            bar.update_absolute(done, total)
+
+class _Watch:
+    """What goes on beside the steps: progress, Cancel, and files on the way."""
+
+    def __init__(self, steps: int, save_every: int, keep: bool) -> None:
+        self._bar = ProgressBar(steps)
+        self._save_every = save_every
+        self._keep = keep
+
+    def step(self, done: int, total: int, loss: float, snapshot: Callable[[], Concept]) -> None:
+        self._bar.update_absolute(done, total)
+        if self._save_every and done % self._save_every == 0 and done < total:
+            concept = snapshot()
+            name = f"{default_name(concept.name)}_step{done}"
+            save_concept(concept, save_path(name, overwrite=False))
+        if not self._keep:
             _stop_when_asked()
 
-        shape = (settings.batch_size, *latents.shape[1:])
-        with training_backbone(model[0], clip[0], shape) as backbone:
-            result = train(
-                backbone,
-                latents,
-                weights,
-                placeholder=word,
-                superclass=kind,
-                covariance=common,
-                settings=settings,
-                on_step=on_step,
-            )
-        concept = replace(result.concept, preview=thumbnail(pictures[0]))
-        return io.NodeOutput(recommended(concept), ui=ui.PreviewText(_summary(result)))
+    def cancelled(self) -> bool:
+        if not (self._keep and model_management.processing_interrupted()):
+            return False
+        # Answered here: the rest of the graph goes on with what was learned.
+        model_management.interrupt_current_processing(False)
+        return True
 
 
 def _stop_when_asked(*_: Any) -> None:
     model_management.throw_exception_if_processing_interrupted()
 
 
-def _summary(result: TrainingResult) -> str:
+def _summary(result: TrainingResult, sizes: str) -> str:
+    steps = f"{len(result.losses)} steps" + ("" if result.finished else ", then cancelled")
+    if not result.losses:
+        return f"{steps}; pictures: {sizes}"
     tenth = max(1, len(result.losses) // 10)
     first, last = (sum(part) / tenth for part in (result.losses[:tenth], result.losses[-tenth:]))
-    return f"{len(result.losses)} steps, loss {first:.4f} to {last:.4f}"
+    return f"{steps}, loss {first:.4f} to {last:.4f}; pictures: {sizes}"

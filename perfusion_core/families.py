@@ -12,7 +12,8 @@ class CrossAttention:
     """Where the text enters the cross-attention layers of a network.
 
     Attributes:
-        layer: last part of the path of every such layer.
+        layer: end of the path of every such layer and of no other: as many of its last parts as
+            that takes.
         key, value: names of the projections within the layer; the same name where one projection
             gives both, keys first (fused).
         bias: whether the projections add a bias.
@@ -33,6 +34,10 @@ class CrossAttention:
         """Whether one projection gives both keys and values."""
         return self.key == self.value
 
+    def is_layer(self, path: str) -> bool:
+        """Whether the module at `path` of a network is such a layer."""
+        return f".{path}".endswith(f".{self.layer}")
+
 
 # The parts of a UNet by the first part of a layer's path.
 UNET_GROUPS = MappingProxyType(
@@ -49,12 +54,14 @@ class Family:
         title: what a user reads.
         encoders: text encoder -> width of its token embeddings, in the order in which their
             encodings are joined into the context. The keys are the host's names of the encoders.
+        resolution: side in pixels of the square pictures that the models were made for.
         attention: where keys and values are.
     """
 
     id: str
     title: str
     encoders: Mapping[str, int]
+    resolution: int
     attention: CrossAttention = CrossAttention()
 
     def __post_init__(self) -> None:
@@ -81,10 +88,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         family.id: family
         for family in (
-            Family("sd1", "Stable Diffusion 1.x", {"clip_l": 768}),
-            Family("sd2", "Stable Diffusion 2.x", {"clip_h": 1024}),
-            Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}),
-            Family("emoji", "the emoji world of the demo", {"clip_l": 192}),
+            Family("sd1", "Stable Diffusion 1.x", {"clip_l": 768}, 512),
+            Family("sd2", "Stable Diffusion 2.x", {"clip_h": 1024}, 768),
+            Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}, 1024),
+            Family("emoji", "the emoji world of the demo", {"clip_l": 192}, 128),
         )
     }
 )
@@ -167,13 +174,17 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "PixArt": _later(
             CrossAttention("cross_attn", "kv_linear", "kv_linear", bias=True, before="y_embedder")
         ),
+        # It reads two encodings, one after the other; the first reaches the layers as it is.
         "HunyuanDiT": _later(
             CrossAttention(
                 "attn2", "kv_proj", "kv_proj", bias=True, key_norm="k_norm", before="mlp_t5"
             )
         ),
         "WAN21": _WAN,
-        "CosmosVideo": _later(CrossAttention("attn", "to_k.0", "to_v.0", key_norm="to_k.1")),
+        # A block's second part; its first, for the picture alone, ends in "attn" as well.
+        "CosmosVideo": _later(
+            CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
+        ),
         "CosmosPredict2": _later(
             CrossAttention("cross_attn", "k_proj", "v_proj", key_norm="k_norm")
         ),

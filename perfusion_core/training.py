@@ -8,22 +8,21 @@ value difference D (arXiv 2305.01644); the model's own weights never change.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .concept import Concept, check_words
+from .batches import Batch, PictureGroup, TrainingError, batches
+from .concept import Concept, check_fits, check_words
 from .covariance import Covariance
 from .edit import GatedEdit
+from .families import FAMILIES
 from .settings import ConceptSettings
 from .templates import templates_for
-
-
-class TrainingError(ValueError):
-    """Training cannot begin or go on. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,10 @@ class Backbone(Protocol):
         """
 
 
+# A prompt's chunk has room for 75 tokens, and for more of the picture than its concept.
+MAX_VECTORS = 16
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How to train.
@@ -102,6 +105,8 @@ class TrainingSettings:
         steps: optimiser steps.
         batch_size: pictures a step.
         seed: of noise, times, and the order of pictures and templates.
+        vectors: how many the placeholder takes in a prompt; 0 for as many as the superclass has
+            tokens, which is what the global key lock aligns best.
         embedding_rate: Adam's rate for the placeholder's token embeddings, absolute as published.
         value_rate: Adam's rate for the values, relative to the root mean square of W_V p in each
         layer,
@@ -113,6 +118,7 @@ class TrainingSettings:
     steps: int = 200
     batch_size: int = 4
     seed: int = 0
+    vectors: int = 0
     embedding_rate: float = 0.006
     value_rate: float = 0.03
     bias: float = 0.75
@@ -123,6 +129,11 @@ class TrainingSettings:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.vectors <= MAX_VECTORS:
+            raise TrainingError(
+                f"vectors is {self.vectors}; it must be between 0 (as the superclass) and "
+                f"{MAX_VECTORS}"
+            )
         for name in ("embedding_rate", "value_rate"):
             rate = getattr(self, name)
             if not (math.isfinite(rate) and rate >= 0):
@@ -152,19 +163,20 @@ class TrainingResult:
     finished: bool = True
 
 
-OnStep = Callable[[int, int, float], None]
-"""Called after each step with (steps done, steps in all, loss). May raise to stop at once."""
+OnStep = Callable[[int, int, float, Callable[[], Concept]], None]
+"""Called after each step with (steps done, steps in all, loss, snapshot): calling `snapshot` gives
+the concept as it is then. May raise to stop at once."""
 
 
 def train(
     backbone: Backbone,
-    latents: Tensor,
-    masks: Tensor | None,
+    groups: Sequence[PictureGroup],
     *,
     placeholder: str,
     superclass: str,
     covariance: Covariance,
     settings: TrainingSettings,
+    start: Concept | None = None,
     on_step: OnStep | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> TrainingResult:
@@ -174,70 +186,75 @@ def train(
 
     Args:
         backbone: the model.
-        latents: the pictures [N, C, H, W], as the VAE gives them.
-        masks: where the concept is [N, h, w], at least 0, of any size; or None for everywhere.
+        groups: the pictures; more than one group when they differ in size.
         placeholder: the new word, such as "teddy*".
         superclass: the ordinary word for what it is, such as "teddy".
         covariance: of the model's text encodings.
         settings: how to train.
+        start: a concept to go on from, of the same model family and superclass.
         on_step: told of every step.
         cancelled: asked before every step; when true, training ends there.
 
     Raises ConceptError for words that cannot name a concept, TrainingError for unusable pictures or
-    masks and when the loss is no longer a number.
+    masks, a `start` that does not fit, and when the loss is no longer a number.
     """
     check_words(placeholder, superclass)
-    # The caller may run in inference mode, whose tensors autograd refuses: the clones are ordinary.
+    if start is not None:
+        _check_start(start, backbone, superclass, settings)
+    # The caller may run in inference mode, whose tensors autograd refuses.
     with torch.inference_mode(False), torch.enable_grad():
-        _check_pictures(latents, masks)
-        latents = latents.detach().clone()
-        weights = None if masks is None else mask_weights(masks.detach().clone(), latents)
-        learner = _Learner(backbone, placeholder, superclass, covariance, settings)
+        drawn = batches(groups, placeholder, superclass, settings.batch_size, settings.seed)
+        first = next(drawn)  # what is wrong with the pictures comes up before anything is encoded
+        learner = _Learner(backbone, placeholder, superclass, covariance, settings, start)
         losses: list[float] = []
-        for batch in _batches(latents, weights, placeholder, superclass, settings):
+
+        def snapshot() -> Concept:
+            recent = losses[-max(1, settings.steps // 10) :]
+            before = int(start.training.get("steps_done", 0)) if start is not None else 0
+            return learner.concept(
+                {
+                    **asdict(settings),
+                    "images": sum(map(len, groups)),
+                    "masked": any(group.masks is not None for group in groups),
+                    "steps_done": before + len(losses),
+                    "loss": sum(recent) / len(recent) if recent else None,
+                }
+            )
+
+        for batch in chain([first], drawn):
             if len(losses) == settings.steps or (cancelled is not None and cancelled()):
                 break
             losses.append(learner.step(batch))
             if on_step is not None:
-                on_step(len(losses), settings.steps, losses[-1])
-        recent = losses[-max(1, settings.steps // 10) :]
-        notes = {
-            **asdict(settings),
-            "images": len(latents),
-            "masked": masks is not None,
-            "steps_done": len(losses),
-            "loss": sum(recent) / len(recent) if recent else None,
-        }
-        return TrainingResult(learner.concept(notes), losses, len(losses) == settings.steps)
+                on_step(len(losses), settings.steps, losses[-1], snapshot)
+        return TrainingResult(snapshot(), losses, len(losses) == settings.steps)
 
 
-def mask_weights(masks: Tensor, latents: Tensor) -> Tensor:
-    """Masks [N, h, w] as weights of the loss [N, 1, H, W] for latents [N, C, H, W].
+def _check_start(
+    start: Concept, backbone: Backbone, superclass: str, settings: TrainingSettings
+) -> None:
+    """Raises TrainingError or ConceptError unless training can go on from `start`."""
+    check_fits(start, FAMILIES[backbone.family], backbone.layers)
+    if start.superclass != superclass:
+        raise TrainingError(
+            f'the concept to go on from, "{start.name}", has the superclass "{start.superclass}", '
+            f'not "{superclass}": its values start from that word. Use its superclass.'
+        )
+    if settings.vectors not in (0, start.vectors):
+        raise TrainingError(
+            f'the concept to go on from, "{start.name}", has {start.vectors} vectors, but '
+            f"{settings.vectors} are asked for: set vectors to 0"
+        )
 
-    Each is averaged down to the latents' size and divided by its own largest value, so that 1 is
-    where the concept surely is. Raises TrainingError for a mask that is nowhere above 0.
+
+def aligned(vectors: Tensor, count: int) -> Tensor:
+    """`count` rows of a superclass's embeddings [m, w], aligned at the end, where the noun is.
+
+    Fewer: the first are dropped; more: the first is repeated. 0: as they are.
     """
-    height, width = latents.shape[-2:]
-    averaged = torch.nn.functional.adaptive_avg_pool2d(masks.float(), (height, width))
-    peaks = averaged.amax(dim=(1, 2), keepdim=True)
-    for number, peak in enumerate(peaks.flatten().tolist(), start=1):
-        if not (math.isfinite(peak) and peak > 0):
-            raise TrainingError(
-                f"the mask of picture {number} is empty or not a number: draw where the concept "
-                "is, or train without masks"
-            )
-    return (averaged / peaks)[:, None].to(latents.device)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The pictures, noise, times, weights and prompts of one step; see `Backbone.loss`."""
-
-    latents: Tensor
-    noise: Tensor
-    times: Tensor
-    weights: Tensor | None
-    prompts: list[str]
+    return (
+        vectors if not count else vectors[[max(0, len(vectors) - count + n) for n in range(count)]]
+    )
 
 
 class _Learner:
@@ -250,6 +267,7 @@ class _Learner:
         superclass: str,
         covariance: Covariance,
         settings: TrainingSettings,
+        begin: Concept | None,
     ) -> None:
         self.backbone = backbone
         self.placeholder = placeholder
@@ -257,17 +275,22 @@ class _Learner:
         self.covariance = covariance
         self.settings = settings
 
-        start = backbone.superclass_embeddings(superclass)
+        word = backbone.superclass_embeddings(superclass)
+        start = {name: aligned(vectors, settings.vectors) for name, vectors in word.items()}
         prompts = [t.format(placeholder) for t in templates_for(superclass)]
         with torch.no_grad():
             # p: with the superclass's own vectors, the placeholder is the superclass word.
-            self.superclass_encoding = _encoding(backbone.encode(prompts, placeholder, start))
+            self.superclass_encoding = _encoding(backbone.encode(prompts, placeholder, word))
+            # i starts there and follows the placeholder's encoding.
+            self.target_input = self.superclass_encoding
+            if begin is not None:
+                start = dict(begin.embeddings)
+                self.superclass_encoding = begin.superclass_encoding.double()
+                self.target_input = begin.target_input.double()
             projected = {
                 path: backbone.value_projection(path, self.superclass_encoding.float())
                 for path in backbone.layers
             }
-        # i starts at p and follows the placeholder's encoding.
-        self.target_input = self.superclass_encoding
         self.scales = {path: v.float().square().mean().sqrt() for path, v in projected.items()}
         self.embeddings = {
             encoder: vectors.detach().to(backbone.device, torch.float32, copy=True).requires_grad_()
@@ -275,10 +298,12 @@ class _Learner:
         }
         # D = scale * delta: Adam's steps do not depend on the scale of the gradient, so only this
         # makes one rate fit layers of different scales. At 0, the value is W_V p.
-        self.deltas = {
-            path: torch.zeros(1, out, device=backbone.device, requires_grad=True)
-            for path, out in backbone.layers.items()
-        }
+        self.deltas = {}
+        for path, out in backbone.layers.items():
+            delta = torch.zeros(1, out, device=backbone.device)
+            if begin is not None:
+                delta += begin.values[path].to(delta) / self.scales[path]
+            self.deltas[path] = delta.requires_grad_()
         self.optimizer = torch.optim.Adam(
             [
                 {"params": list(self.embeddings.values()), "lr": settings.embedding_rate},
@@ -290,7 +315,7 @@ class _Learner:
         """Layer path -> D [1, out]."""
         return {path: self.scales[path] * delta for path, delta in self.deltas.items()}
 
-    def step(self, batch: _Batch) -> float:
+    def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss before it."""
         encoded = self.backbone.encode(batch.prompts, self.placeholder, self.embeddings)
         # Once a step and not within the forward, which checkpointing would run twice.
@@ -343,59 +368,3 @@ class _Learner:
 def _encoding(encoded: Encoded) -> Tensor:
     """The mean encoding [d] of the placeholder over a batch, in float64 on the CPU."""
     return encoded.context.detach()[encoded.positions].mean(dim=0).cpu().double()
-
-
-def _batches(
-    latents: Tensor,
-    weights: Tensor | None,
-    placeholder: str,
-    superclass: str,
-    settings: TrainingSettings,
-) -> Iterator[_Batch]:
-    """Batches without end; drawn on the CPU, so that a seed means the same everywhere."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    size = settings.batch_size
-    prompts = [t.format(placeholder) for t in templates_for(superclass)]
-    pictures = _shuffled(len(latents), size, generator)
-    templates = _shuffled(len(prompts), size, generator)
-    while True:
-        chosen = torch.tensor(next(pictures), device=latents.device)
-        noise = torch.randn(size, *latents.shape[1:], generator=generator)
-        # One time in each of `size` equal strata: as uniform as independent draws, with less
-        # variance.
-        times = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-        yield _Batch(
-            latents[chosen],
-            noise.to(latents),
-            times.to(latents.device),
-            None if weights is None else weights[chosen],
-            [prompts[index] for index in next(templates)],
-        )
-
-
-def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """`size` of range(count) at a time, without end: each comes up before any comes again."""
-    pool: list[int] = []
-    while True:
-        while len(pool) < size:
-            pool += torch.randperm(count, generator=generator).tolist()
-        yield pool[:size]
-        del pool[:size]
-
-
-def _check_pictures(latents: Tensor, masks: Tensor | None) -> None:
-    if latents.dim() != 4 or not len(latents):
-        raise TrainingError(
-            f"the latents have the shape {list(latents.shape)}; expected [pictures, channels, "
-            "height, width] with at least one picture"
-        )
-    if not bool(latents.isfinite().all()):
-        raise TrainingError(
-            "the latents hold NaN or infinity: the VAE failed on a picture, most likely for want "
-            "of precision. Run it in fp32 or bf16."
-        )
-    if masks is not None and (masks.dim() != 3 or len(masks) != len(latents)):
-        raise TrainingError(
-            f"the masks have the shape {list(masks.shape)} for {len(latents)} pictures; expected "
-            "[pictures, height, width], one mask for each picture"
-        )

@@ -2,6 +2,8 @@
 
     setup                     make the host ready (nothing to do: under a second)
     run [--unit] -- ARGS...   set up, then run the host's Python with ARGS in this folder
+                              (--need MODULE: it must be there; --want MODULE: it may be lacking
+                              in an environment that was found)
     serve [--port N]          open the host with its UI and this pack until Ctrl-C
     where                     say which ComfyUI and Python are used
     clean [--all]             delete what runs left (--all: what set-up made, too)
@@ -39,13 +41,16 @@ from tools.server import DEFAULT_BASE, clear_base, free_port, running_host
 from tools.steps import SetupError, Steps, say
 
 
-def ready_host(*, need: list[str] | None = None) -> Host:
+def ready_host(*, need: list[str] | None = None, want: list[str] | None = None) -> Host:
     """The host, made ready; `need` names modules that its Python must have.
 
-    Raises `SetupError` if a found environment lacks one: we never install into it.
+    `want` names ones that ours gets and a found one may lack. Raises `SetupError` if a found
+    environment lacks one that it needs: we never install into it.
     """
     host = find_host()
     install.setup_host(host, Steps(home()))
+    if want and (absent := install.setup_wanted(host, Steps(home()), want)):
+        say(f"{host.python} has no {', '.join(absent)}: going on without")
     missing = install.lacking(host.python, need) if need and not host.ours else []
     if missing:
         raise SetupError(
@@ -118,6 +123,7 @@ def main(argv: list[str]) -> int:
     run = commands.add_parser("run")
     run.add_argument("--unit", action="store_true", help="what needs no host: a light environment")
     run.add_argument("--need", action="append", default=[], help="a module that must be there")
+    run.add_argument("--want", action="append", default=[], choices=install.WANTED)
     served = commands.add_parser("serve")
     served.add_argument("--port", type=int)
     cleaned = commands.add_parser("clean")
@@ -128,8 +134,9 @@ def main(argv: list[str]) -> int:
 
     try:
         if options.command == "run":
-            python = unit_python() if options.unit else ready_host(need=options.need).python
-            return hand_over(python, rest)
+            if options.unit:
+                return hand_over(unit_python(), rest)
+            return hand_over(ready_host(need=options.need, want=options.want).python, rest)
         if options.command == "serve":
             return serve(options.port)
         if options.command == "clean":

@@ -33,6 +33,11 @@ TORCH_SET = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # ComfyUI 0.3.75 imports it without asking for it: it used to come with transformers 4.
 UNASKED = ("requests",)
 
+# What single commands ask for beside the rest (`run --want`), by the module that is looked for. The
+# peer is another implementation of the paper, to compare with. It comes without the packages that
+# it requires: it would bring models of images and of text that its rank-one edit never uses.
+WANTED = {"perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum")}
+
 # Run inside an environment: forgets packages whose files are not all there (an install that was
 # killed half-way leaves such), so that pip puts them in again.
 FORGET_BROKEN = """
@@ -128,6 +133,23 @@ def make_venv(venv: Path, steps: Steps) -> None:
         for stamp in ("", ".packages", ".starts"):
             steps.stamp(venv.name + stamp).unlink(missing_ok=True)
     steps.step(venv.name, "made", f"making the environment {venv}", action)
+
+
+def setup_wanted(host: Host, steps: Steps, modules: list[str]) -> list[str]:
+    """Add modules of `WANTED` to an environment of ours; return those that are still not there.
+
+    They can be done without, so that a found environment, which is never changed, may lack them.
+    """
+    missing = lacking(host.python, modules)
+    if not host.ours:
+        return missing
+    for module in missing:
+        packages = WANTED[module]
+        pip = [host.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+        with steps.lock():
+            say(f"installing {packages[0]} ...")
+            steps.run([*pip, *packages])
+    return lacking(host.python, missing) if missing else []
 
 
 def _pip_step(venv: Path, steps: Steps, packages: list[str], what: str, key: str) -> None:

@@ -109,7 +109,7 @@ def painted(obj: str, look: Look | None) -> Image.Image:
     return Image.fromarray(rgba.round().clip(0, 255).astype(np.uint8), "RGBA")
 
 
-def _background(name: str, rng: random.Random) -> Image.Image:
+def draw_background(name: str, rng: random.Random) -> Image.Image:
     base = np.array(BACKGROUNDS[name], dtype=np.float32)
     base = base + np.array([rng.uniform(-7, 7) for _ in range(3)])
     fade = np.linspace(1.03, 0.92, SIZE, dtype=np.float32)[:, None, None]
@@ -130,7 +130,7 @@ def _paste(canvas: Image.Image, thing: Thing, cx: float, cy: float, size: float)
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
     """Draw a scene [128, 128] RGB; `rng` moves and scales things a little."""
-    canvas = _background(scene.background, rng)
+    canvas = draw_background(scene.background, rng)
     things = scene.things
 
     def jitter(amount: float) -> float:

@@ -13,8 +13,10 @@ from .folder import (
     save_path,
     saved_name,
 )
+from .inspect import token_gates
+from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .models import HostMismatch, detect_family
-from .pictures import join_masks, join_pictures, picture_latents, thumbnail
+from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
 from .stack import (
     ConceptEntry,
@@ -33,8 +35,10 @@ __all__ = [
     "ConceptStack",
     "HostBackbone",
     "HostMismatch",
+    "Picture",
     "add_concepts",
     "apply_stack",
+    "bring_to_size",
     "concept_names",
     "concept_path",
     "covariance_of",
@@ -43,16 +47,20 @@ __all__ = [
     "extend_stack",
     "family_of_clip",
     "file_fingerprint",
-    "join_masks",
-    "join_pictures",
+    "flipped",
     "layer_paths",
-    "picture_latents",
+    "mask_models",
+    "picture_groups",
+    "read_pictures",
     "recommended",
     "register_folder",
+    "register_mask_folder",
     "save_path",
     "saved_name",
     "stack_of",
     "thumbnail",
+    "token_gates",
     "training_backbone",
     "tune",
+    "zero_shot_masks",
 ]

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batches import TrainingError
 from ..edit import GatedEdit
 from ..families import FAMILIES
-from ..training import Encoded, TrainingError
+from ..training import Encoded
 from .hooks import Differences, edited
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
 from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words, word_tokens

@@ -77,7 +77,7 @@ def network_layers(network: Any, family: Family) -> dict[str, Layer]:
     where, layers = family.attention, {}
     for path, module in network.named_modules():
         path = path.replace("_orig_mod.", "")  # what torch.compile puts in
-        if path.rpartition(".")[2] != where.layer or not hasattr(module, where.key):
+        if not where.is_layer(path) or not hasattr(module, where.key):
             continue
         key, value = getattr(module, where.key), getattr(module, where.value)
         layers[path] = Layer(key, value, text_width=key.in_features, out=value.out_features)

@@ -4,75 +4,161 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..training import TrainingError
+from ..batches import PictureGroup, TrainingError
+from ..sizes import bucket, cut_off, fit, whole_cells
 
 PREVIEW_SIZE = 96
 PREVIEW_QUALITY = 75
 
 
-def join_pictures(batches: Sequence[Tensor | None]) -> Tensor:
-    """One batch [N, H, W, 3] of a list of the host's IMAGEs [B, H, W, C].
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One training picture.
 
-    Raises TrainingError when there is no picture or they differ in size.
+    Attributes:
+        pixels: [3, H, W], 0 to 1.
+        mask: [H, W], or None.
+        caption: with "{}" for the placeholder; "" for templates.
     """
-    given = [batch for batch in batches if batch is not None and len(batch)]
-    if not given:
+
+    pixels: Tensor
+    mask: Tensor | None = None
+    caption: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.pixels.shape[2], self.pixels.shape[1]
+
+
+def read_pictures(
+    images: Sequence[Tensor | None], masks: Sequence[Tensor | None], captions: str, placeholder: str
+) -> list[Picture]:
+    """Pictures from lists of the host's IMAGEs [B, H, W, C] and MASKs [B, h, w], and of captions.
+
+    A single mask serves all pictures. Raises TrainingError when there is no picture, or masks or
+    captions do not go with them.
+    """
+    pixels = [
+        image[..., :3].movedim(-1, 0) for batch in images if batch is not None for image in batch
+    ]
+    if not pixels:
         raise TrainingError(
             "There is no training picture: connect images to train from (4 to 6 are good)."
         )
-    sizes = {(batch.shape[2], batch.shape[1]) for batch in given}
-    if len(sizes) > 1:
-        listed = ", ".join(f"{width}x{height}" for width, height in sorted(sizes))
+    given = [mask for batch in masks if batch is not None for mask in _flat(batch)]
+    if len(given) == 1:
+        given *= len(pixels)
+    if given and len(given) != len(pixels):
         raise TrainingError(
-            f"The training pictures have different sizes ({listed}). Bring them to one size first, "
-            'for example with Upscale Image, crop "center", to the size of pictures that the model '
-            "was made for."
-        )
-    return torch.cat([batch[..., :3] for batch in given])
-
-
-def join_masks(batches: Sequence[Tensor | None], pictures: Tensor) -> Tensor | None:
-    """Masks [N, H, W] for pictures [N, H, W, 3], or None; a single mask serves all pictures."""
-    given = [batch.reshape(-1, *batch.shape[-2:]) for batch in batches if batch is not None]
-    if not given:
-        return None
-    size = pictures.shape[1:3]
-    masks = torch.cat(
-        [
-            batch.float()
-            if batch.shape[1:] == size
-            else torch.nn.functional.interpolate(batch.float()[:, None], size=size, mode="area")[
-                :, 0
-            ]
-            for batch in given
-        ]
-    )
-    if len(masks) == 1:
-        masks = masks.expand(len(pictures), -1, -1)
-    if len(masks) != len(pictures):
-        raise TrainingError(
-            f"There are {len(masks)} masks for {len(pictures)} pictures: give one mask for each "
+            f"There are {len(given)} masks for {len(pixels)} pictures: give one mask for each "
             "picture, or a single one for all."
         )
-    return masks
+    fitted = [_resized(mask, p.shape[1:]) for mask, p in zip(given, pixels, strict=False)]
+    lines = _captions(captions, placeholder, len(pixels))
+    return [
+        Picture(p, mask, line)
+        for p, mask, line in zip(pixels, fitted or [None] * len(pixels), lines, strict=True)
+    ]
 
 
-def picture_latents(vae: Any, pictures: Tensor) -> Tensor:
-    """Latents [N, C, h, w] of pictures [N, H, W, 3], one at a time to keep memory low."""
-    return torch.cat([vae.encode(picture[None]) for picture in pictures])
+def _flat(batch: Tensor) -> Tensor:
+    return batch.reshape(-1, *batch.shape[-2:])
 
 
-def thumbnail(picture: Tensor) -> bytes:
-    """A small JPEG of a picture [H, W, 3], for a concept's preview."""
+def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(mask.shape) == tuple(size):
+        return mask.float()
+    resized = torch.nn.functional.interpolate(
+        mask[None, None].float(), size=tuple(size), mode="area"
+    )
+    return resized[0, 0]
+
+
+def _captions(text: str, placeholder: str, count: int) -> list[str]:
+    """One caption for each picture, with "{}" in the placeholder's place; empty ones for none."""
+    lines = [line.strip().replace(placeholder, "{}") for line in text.splitlines() if line.strip()]
+    if not lines:
+        return [""] * count
+    for line in lines:
+        if line.count("{}") != 1:
+            raise TrainingError(
+                f'The caption "{line}" must name the concept once: write {{}} or {placeholder} '
+                "where it stands."
+            )
+    if len(lines) != count:
+        raise TrainingError(
+            f"There are {len(lines)} captions for {count} pictures: write one line for each "
+            "picture, in their order, or leave the field empty."
+        )
+    return lines
+
+
+def bring_to_size(
+    pictures: Sequence[Picture], usual: int, resolution: int = 0
+) -> tuple[list[Picture], str]:
+    """Pictures at sizes to train at, and a line that says which.
+
+    Args:
+        usual: side of a square of the area that the model was made for.
+        resolution: the same, as the user wants it. 0: pictures that are all of one size stay as
+            they are, but for what the autoencoder has no whole cell for; others get `usual`.
+    """
+    alike = not resolution and len({picture.size for picture in pictures}) == 1
+    sized, counts, most = [], dict[tuple[int, int], int](), 0.0
+    for picture in pictures:
+        size = whole_cells(*picture.size) if alike else bucket(*picture.size, resolution or usual)
+        most = max(most, cut_off(*picture.size, size))
+        counts[size] = counts.get(size, 0) + 1
+        mask = None if picture.mask is None else fit(picture.mask[None], size)[0]
+        sized.append(replace(picture, pixels=fit(picture.pixels, size), mask=mask))
+    listed = ", ".join(f"{n} of {w}x{h}" for (w, h), n in sorted(counts.items()))
+    cropped = f"; at most {most:.0%} of a picture cut off" if most >= 0.005 else ""
+    return sized, f"{listed}{cropped}"
+
+
+def flipped(pictures: Sequence[Picture]) -> list[Picture]:
+    """The pictures and their mirror images."""
+    return [
+        *pictures,
+        *(
+            replace(p, pixels=p.pixels.flip(-1), mask=None if p.mask is None else p.mask.flip(-1))
+            for p in pictures
+        ),
+    ]
+
+
+def picture_groups(vae: Any, pictures: Sequence[Picture]) -> list[PictureGroup]:
+    """Latents in groups of one size, encoded one picture at a time to keep memory low."""
+    by_size: dict[tuple[int, int], list[Picture]] = {}
+    for picture in pictures:
+        by_size.setdefault(picture.size, []).append(picture)
+    groups = []
+    for members in by_size.values():
+        latents = [vae.encode(p.pixels.movedim(0, -1)[None].contiguous()) for p in members]
+        masks = [p.mask for p in members if p.mask is not None]
+        groups.append(
+            PictureGroup(
+                torch.cat(latents),
+                torch.stack(masks) if masks else None,
+                [p.caption for p in members] if members[0].caption else (),
+            )
+        )
+    return groups
+
+
+def thumbnail(pixels: Tensor) -> bytes:
+    """A small JPEG of a picture [3, H, W], for a concept's preview."""
     from PIL import Image
 
-    array = (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    image = Image.fromarray(array)
+    array = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    image = Image.fromarray(array.movedim(0, -1).numpy())
     image.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)

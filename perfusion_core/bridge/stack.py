@@ -127,12 +127,17 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
     from comfy.patcher_extension import WrappersMP
 
     clone = model.clone()
+    before = [patch.tensors for patch in clone.get_wrappers(WrappersMP.APPLY_MODEL, KEY)]
     clone.set_attachments(KEY, stack)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
     active = [entry for entry in stack if entry.settings.strength > 0]
     if active:
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, StackPatch(active))
+        concepts = tuple(entry.concept for entry in active)
+        # A slider leaves what depends on the concepts alone where it is, on the device.
+        tensors = next((t for t in before if t.concepts == concepts), None)
+        patch = StackPatch(active, tensors or StackTensors(concepts))
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch)
     if any(entry.settings.key_lock is KeyLock.GLOBAL for entry in active):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, PromptCarrier())
     return clone
@@ -175,32 +180,46 @@ def _locked_prompt(cond: Any) -> LockedPrompt | None:
     return beside or getattr(cond.get("cross_attn"), LOCKED_PROMPT, None)
 
 
+class StackTensors:
+    """What a stack needs of its concepts, whatever their settings; never changed, so shared."""
+
+    def __init__(self, concepts: tuple[Concept, ...]) -> None:
+        self.concepts = concepts
+        self.inputs = torch.stack([c.target_input for c in concepts])
+        self.whitened = torch.stack([c.whitened_target for c in concepts])
+        self.superclasses = torch.stack([c.superclass_encoding for c in concepts])
+        self.differences = Differences(
+            {path: torch.stack([c.values[path] for c in concepts]) for path in concepts[0].values}
+        )
+        self.family = FAMILIES[concepts[0].family]
+        self._network: Any = None
+        self._layers: dict[str, Layer] = {}
+
+    def layers_of(self, base: Any) -> dict[str, Layer]:
+        """The layers of a host's model object, whose network may be swapped between runs."""
+        if self._network is not base.diffusion_model:
+            self._layers = network_layers(base.diffusion_model, self.family)
+            self._network = base.diffusion_model
+        return self._layers
+
+
 class StackPatch:
     """Edits a host's model during its forward pass: the wrapper around `apply_model`."""
 
-    def __init__(self, entries: Iterable[ConceptEntry]) -> None:
+    def __init__(self, entries: Iterable[ConceptEntry], tensors: StackTensors) -> None:
         self._entries = tuple(entries)
-        concepts = [entry.concept for entry in self._entries]
-        self._inputs = torch.stack([c.target_input for c in concepts])
-        self._whitened = torch.stack([c.whitened_target for c in concepts])
-        self._superclasses = torch.stack([c.superclass_encoding for c in concepts])
-        self._differences = Differences(
-            {path: torch.stack([c.values[path] for c in concepts]) for path in concepts[0].values}
-        )
-        self._family = FAMILIES[concepts[0].family]
+        self.tensors = tensors
         self._by_strengths: dict[tuple[float, ...], GatedEdit] = {}
         self._by_activity: dict[tuple[bool, ...], dict[str, GatedEdit]] = {}
-        self._network: Any = None
-        self._layers: dict[str, Layer] = {}
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         base = executor.class_obj
         options = _transformer_options(args, kwargs)
         edits = self._edits(self._activity(base.model_sampling, options.get("sigmas")))
         with edited(
-            self._layers_of(base),
+            self.tensors.layers_of(base),
             edits,
-            self._differences,
+            self.tensors.differences,
             device=args[0].device,
             dtype=compute_dtype(base),
             prompts=options.get(LOCKED_PROMPT, ()),
@@ -224,13 +243,13 @@ class StackPatch:
     def _edits(self, active: tuple[bool, ...]) -> dict[str, GatedEdit]:
         """Path of each layer that is to be edited -> its edit, while these concepts act."""
         if active not in self._by_activity:
-            edits = {path: self._edit(active, path) for path in self._differences.by_layer}
+            edits = {path: self._edit(active, path) for path in self.tensors.differences.by_layer}
             self._by_activity[active] = {path: e for path, e in edits.items() if e.active}
         return self._by_activity[active]
 
     def _edit(self, active: tuple[bool, ...], path: str) -> GatedEdit:
         """The edit of one layer; the very same for all layers of the same strengths."""
-        group = self._family.group(path)
+        group = self.tensors.family.group(path)
         settings = [
             _at_layer(entry.settings, path, group, acts)
             for entry, acts in zip(self._entries, active, strict=True)
@@ -238,20 +257,13 @@ class StackPatch:
         strengths = tuple(s.strength for s in settings)
         if strengths not in self._by_strengths:
             self._by_strengths[strengths] = GatedEdit(
-                self._inputs,
-                self._whitened,
-                self._superclasses,
+                self.tensors.inputs,
+                self.tensors.whitened,
+                self.tensors.superclasses,
                 settings,
                 [entry.title for entry in self._entries],
             )
         return self._by_strengths[strengths]
-
-    def _layers_of(self, base: Any) -> dict[str, Layer]:
-        # `base` is the host's model object, whose network may be swapped between runs.
-        if self._network is not base.diffusion_model:
-            self._layers = network_layers(base.diffusion_model, self._family)
-            self._network = base.diffusion_model
-        return self._layers
 
 
 def _at_layer(settings: ConceptSettings, path: str, group: str, acts: bool) -> ConceptSettings:

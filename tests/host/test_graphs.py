@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.client import ComfyClient, GraphRejected
+from tools.client import ComfyClient, GraphRejected, Result
 from tools.server import RunningHost
 from tools.workflows import API_GRAPHS, UI_GRAPHS, Graph, load_api, to_api, to_ui
 
@@ -25,9 +25,16 @@ def inputs(graph: Graph, kind: str, number: int = 0) -> dict[str, Any]:
 
 def pixels(client: ComfyClient, graph: Graph) -> np.ndarray:
     """The graph's pictures [N, h, w, 3], sampled with few steps."""
+    return pictures(client, client.run(short(graph)))
+
+
+def short(graph: Graph) -> Graph:
     inputs(graph, "KSampler")["steps"] = 3
     inputs(graph, "EmptyLatentImage")["batch_size"] = 2
-    result = client.run(graph)
+    return graph
+
+
+def pictures(client: ComfyClient, result: Result) -> np.ndarray:
     files = [Image.open(io.BytesIO(client.view(image))) for image in result.images()]
     return np.stack([np.asarray(f.convert("RGB")) for f in files])
 
@@ -126,6 +133,27 @@ def test_a_tuned_model_samples_without_encoding_the_prompt_again(concepts: Comfy
     result = concepts.run(graph)
     encoders = {k for k, v in graph.items() if v["class_type"] == "CLIPTextEncode"}
     assert encoders <= set(result.cached)
+
+
+def test_prompts_queued_at_once_do_not_meet(concepts: ComfyClient) -> None:
+    def graph(bias: float, lock: str) -> Graph:
+        made = short(load_api("tune_bias"))
+        inputs(made, "PerfusionConceptLoader")["key_lock"] = lock
+        inputs(made, "PerfusionTune")["bias"] = bias
+        # Not from the cache, whatever has run before.
+        inputs(made, "KSampler")["seed"] = 4711
+        return made
+
+    kinds = [(0.1, "local"), (0.9, "local"), (0.1, "global")]
+    queued = [concepts.queue(graph(*kind)) for kind in kinds]
+    together = [pictures(concepts, concepts.wait(prompt)) for prompt in queued]
+    for kind, found in zip(kinds, together, strict=True):
+        concepts.free()
+        fresh = graph(*kind)
+        inputs(fresh, "SaveImage")["filename_prefix"] = f"alone_{kind[0]}_{kind[1]}"
+        assert (pictures(concepts, concepts.run(fresh)) == found).all()
+    assert (together[0] != together[1]).any()
+    assert (together[0] != together[2]).any()
 
 
 def test_a_missing_file_is_refused_by_name(concepts: ComfyClient) -> None:

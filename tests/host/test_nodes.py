@@ -318,7 +318,11 @@ def test_training_gives_a_concept_with_a_preview_and_a_report(
     result = train(nodes, model, clip, masks=[torch.ones(1, 64, 64)])
     assert result.args[0].concept.preview.startswith(b"\xff\xd8")
     assert result.args[0].concept.training["masked"] is True
-    assert result.ui.as_dict()["text"][0].startswith("2 steps, loss ")
+    text = result.ui.as_dict()["text"][0]
+    assert text.startswith("2 steps, loss ")
+    assert text.endswith("pictures: 2 of 64x64")
+    assert result.args[1].shape[0] == 1
+    assert result.args[1].std() > 0.01
 
 
 def test_one_picture_and_lists_of_pictures_work(
@@ -335,10 +339,8 @@ def test_one_picture_and_lists_of_pictures_work(
     [
         ({"images": []}, "no training picture"),
         ({"images": [torch.rand(0, 64, 64, 3)]}, "no training picture"),
-        (
-            {"images": [torch.rand(1, 64, 64, 3), torch.rand(1, 48, 64, 3)]},
-            r"different sizes \(64x48, 64x64\).*Upscale Image",
-        ),
+        ({"captions": "a photo of {}"}, "1 captions for 2 pictures"),
+        ({"captions": "a photo of {}\na photo"}, r'caption "a photo" must name the concept once'),
         ({"masks": [torch.ones(3, 64, 64)]}, "3 masks for 2 pictures"),
         ({"masks": [torch.zeros(2, 64, 64)]}, "mask of picture 1 is empty"),
         ({"superclass": "  "}, "superclass is empty"),
@@ -351,6 +353,70 @@ def test_what_cannot_be_trained_on_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ValueError, match=reason):
         train(nodes, model, clip, **changes)
+
+
+def test_pictures_of_different_sizes_are_trained_in_their_own_shapes(
+    nodes: dict[str, Node], model: Any, clip: Any
+) -> None:
+    images = [torch.rand(2, 200, 150, 3), torch.rand(1, 96, 96, 3)]
+    masks = [torch.ones(1, 50, 50)]
+    result = train(nodes, model, clip, images=images, masks=masks, steps=4, flip=True)
+    text = result.ui.as_dict()["text"][0]
+    assert "pictures: 2 of 112x144, 1 of 128x128; at most 4% of a picture cut off" in text
+    assert result.args[0].concept.training["images"] == 6
+    one_size = train(nodes, model, clip, resolution=64).ui.as_dict()["text"][0]
+    assert one_size.endswith("2 of 64x64")
+
+
+def test_captions_and_vectors_reach_the_training(
+    nodes: dict[str, Node], model: Any, clip: Any
+) -> None:
+    images = [torch.rand(2, 64, 64, 3)]
+    plain = train(nodes, model, clip, images=images).args[0].concept
+    assert train(nodes, model, clip, images=images).args[0].concept.hash == plain.hash
+    lines = "a photo of {} on a table\n\na teddy* in a box"
+    told = train(nodes, model, clip, images=images, captions=lines).args[0].concept
+    assert told.hash != plain.hash
+    assert train(nodes, model, clip, vectors=3).args[0].concept.vectors == 3
+
+
+def test_training_goes_on_from_a_concept_and_saves_on_the_way(
+    nodes: dict[str, Node], model: Any, clip: Any, folder: Path
+) -> None:
+    result = train(nodes, model, clip, steps=5, save_every=2)
+    assert sorted(p.stem for p in folder.glob("*")) == ["teddy_step2", "teddy_step4"]
+    halfway = load(nodes, "teddy_step4.safetensors")[2]
+    assert halfway.concept.training["steps_done"] == 4
+    more = train(nodes, model, clip, steps=3, resume=halfway).args[0].concept
+    assert more.training["steps_done"] == 7
+    assert more.hash != result.args[0].concept.hash
+
+
+def test_out_of_memory_says_what_to_lower(nodes: dict[str, Node], model: Any, clip: Any) -> None:
+    def fail(*_: Any) -> Any:
+        raise comfy.model_management.OOM_EXCEPTION("no memory")
+
+    full = model.clone()
+    full.set_model_attn2_patch(fail)
+    with pytest.raises(ValueError, match=r"batch size 2 and pictures of 2 of 64x64\. Lower batch"):
+        train(nodes, full, clip)
+    assert patched_modules(model) == []
+    assert train(nodes, model, clip).args[0].concept.training["steps_done"] == 2
+
+
+def test_cancel_may_keep_what_was_learned(
+    nodes: dict[str, Node], model: Any, clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hook(value: int, total: int, *_: Any, **__: Any) -> None:
+        if (value, total) == (1, 30):
+            comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", hook)
+    result = train(nodes, model, clip, steps=30, on_cancel="keep")
+    assert result.args[0].concept.training["steps_done"] == 1
+    assert "1 steps, then cancelled" in result.ui.as_dict()["text"][0]
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    assert patched_modules(model) == []
 
 
 def test_cancel_stops_training_within_one_step(

@@ -13,6 +13,7 @@ from comfy.model_base import ModelType
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
+from perfusion_core.batches import PictureGroup, TrainingError
 from perfusion_core.bridge import (
     ConceptEntry,
     HostMismatch,
@@ -23,8 +24,9 @@ from perfusion_core.bridge import (
 from perfusion_core.bridge.prompts import encode
 from perfusion_core.concept import Concept
 from perfusion_core.covariance import Covariance
-from perfusion_core.edit import ConceptSettings, GatedEdit
-from perfusion_core.training import TrainingError, TrainingResult, TrainingSettings, train
+from perfusion_core.edit import GatedEdit
+from perfusion_core.settings import ConceptSettings
+from perfusion_core.training import TrainingResult, TrainingSettings, train
 
 SHAPE = (2, 4, 8, 8)
 Model = Any
@@ -75,7 +77,7 @@ def covariance(width: int = 192) -> Covariance:
 def run(
     model: Model,
     clip: CLIP,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: Callable[..., None] | None = None,
     latents: torch.Tensor | None = None,
     masks: torch.Tensor | None = None,
     superclass: str = "teddy",
@@ -89,8 +91,7 @@ def run(
         with training_backbone(model, clip, SHAPE) as backbone:
             return train(
                 backbone,
-                latents,
-                masks,
+                [PictureGroup(latents, masks)],
                 placeholder=placeholder,
                 superclass=superclass,
                 covariance=covariance(),
@@ -153,7 +154,7 @@ def test_a_mask_of_ones_is_no_mask(model: Model, clip: CLIP) -> None:
 def test_cancel_stops_within_one_step(model: Model, clip: CLIP, unchanged: None) -> None:
     done: list[int] = []
 
-    def cancel_after_the_second(step: int, total: int, loss: float) -> None:
+    def cancel_after_the_second(step: int, *_: Any) -> None:
         done.append(step)
         if step == 2:
             comfy.model_management.interrupt_current_processing(True)

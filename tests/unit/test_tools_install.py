@@ -100,6 +100,26 @@ def test_a_found_environment_is_never_touched(
     assert not steps.home.exists()
 
 
+def test_what_is_wanted_goes_into_our_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(tmp_path / "home")
+    monkeypatch.setattr(install, "WANTED", {"no_such_module": ("no-such-package==1",)})
+    commands: list[list[str]] = []
+    monkeypatch.setattr(steps, "run", lambda words, **_: commands.append([str(w) for w in words]))
+    found = Host(tmp_path, Path(sys.executable), False, "COMFYUI_PATH")
+    assert install.setup_wanted(found, steps, ["no_such_module"]) == ["no_such_module"]
+    assert commands == []
+    ours = Host(tmp_path, Path(sys.executable), True, "private")
+    assert install.setup_wanted(ours, steps, ["no_such_module"]) == ["no_such_module"]
+    # Without what it requires: another torch would come with it.
+    assert [words[2:] for words in commands] == [
+        ["pip", "install", "--disable-pip-version-check", "--no-deps", "no-such-package==1"]
+    ]
+    assert install.setup_wanted(ours, steps, ["json"]) == []
+    assert len(commands) == 1
+
+
 def test_packages_that_are_not_all_there_are_forgotten(tmp_path: Path) -> None:
     folder = tmp_path / "env"
     venv.create(folder, with_pip=False)

@@ -12,19 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from perfusion_core.batches import PictureGroup, TrainingError, mask_weights
 from perfusion_core.concept import Concept, ConceptError
 from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.covariance import Covariance, estimate
 from perfusion_core.edit import GatedEdit, add_values
 from perfusion_core.families import FAMILIES
-from perfusion_core.training import (
-    Encoded,
-    TrainingError,
-    TrainingResult,
-    TrainingSettings,
-    mask_weights,
-    train,
-)
+from perfusion_core.training import Encoded, TrainingResult, TrainingSettings, train
 
 WIDTH = FAMILIES["emoji"].context_width
 CHANNELS, SIZE = 4, 6
@@ -149,14 +143,16 @@ def learn(covariance: Covariance, latents: Tensor) -> Learn:
     def run(toy: Toy | None = None, **given: object) -> TrainingResult:
         arguments = {
             key: given.pop(key)
-            for key in ("placeholder", "superclass", "on_step", "cancelled")
+            for key in ("placeholder", "superclass", "on_step", "cancelled", "start")
             if key in given
         }
-        pictures, masks = given.pop("latents", latents), given.pop("masks", None)
+        single = {"latents": latents, "masks": None, "captions": ()}
+        single = {key: given.pop(key, value) for key, value in single.items()}
+        groups = given.pop("groups", None) or [PictureGroup(**single)]  # type: ignore[arg-type]
         settings = TrainingSettings(**{"steps": 4, **given})  # type: ignore[arg-type]
         words = {"placeholder": "berry*", "superclass": "teddy"}
         return train(
-            toy or Toy(), pictures, masks, covariance=covariance, settings=settings,
+            toy or Toy(), groups, covariance=covariance, settings=settings,
             **{**words, **arguments},
         )  # type: ignore[arg-type]  # fmt: skip
 
@@ -366,13 +362,99 @@ def test_masks_of_any_size_are_averaged_to_the_latents(latents: Tensor) -> None:
     assert float(weights[0, 0, 0, 0]) == pytest.approx(1 / 6)
 
 
+# --- several sizes, captions, vectors, and going on
+
+
+def test_groups_of_different_sizes_are_drawn_alike(learn: Learn, latents: Tensor) -> None:
+    class Watching(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shapes: list[tuple[int, ...]] = []
+
+        def loss(self, latents: Tensor, *rest: object) -> Tensor:
+            self.shapes.append(tuple(latents.shape[1:]))
+            return super().loss(latents, *rest)  # type: ignore[arg-type]
+
+    wide = torch.cat([latents, latents], dim=-1)[:2]
+    toy = Watching()
+    groups = [PictureGroup(latents[:4], torch.ones(4, 9, 9)), PictureGroup(wide)]
+    result = learn(toy, groups=groups, steps=12, batch_size=2)
+    assert toy.shapes.count((CHANNELS, SIZE, SIZE)) == 8
+    assert toy.shapes.count((CHANNELS, SIZE, 2 * SIZE)) == 4
+    assert result.concept.training["images"] == 6
+    assert result.concept.training["masked"]
+
+
+def test_captions_belong_to_their_pictures(learn: Learn, latents: Tensor) -> None:
+    class Watching(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pairs: list[tuple[str, float]] = []
+            self.prompts: list[str] = []
+
+        def encode(self, prompts: Sequence[str], *rest: object) -> Encoded:
+            self.prompts = list(prompts)
+            return super().encode(prompts, *rest)  # type: ignore[arg-type]
+
+        def loss(self, latents: Tensor, *rest: object) -> Tensor:
+            self.pairs += zip(self.prompts, latents.sum((1, 2, 3)).tolist(), strict=True)
+            return super().loss(latents, *rest)  # type: ignore[arg-type]
+
+    toy = Watching()
+    captions = [f"a {{}} number {n}" for n in range(5)]
+    learn(toy, captions=captions, steps=5, batch_size=2)
+    expected = dict(zip(latents.sum((1, 2, 3)).tolist(), captions, strict=True))
+    assert len(toy.pairs) == 10
+    for prompt, picture in toy.pairs:
+        assert prompt == expected[picture].replace("{}", "berry*")
+
+
+@pytest.mark.parametrize(("superclass", "vectors"), [("teddy", 3), ("big teddy bear", 2)])
+def test_the_placeholder_takes_as_many_vectors_as_asked(
+    learn: Learn, superclass: str, vectors: int
+) -> None:
+    own = Toy().superclass_embeddings(superclass)["clip_l"]
+    concept = learn(superclass=superclass, vectors=vectors, embedding_rate=0.0).concept
+    assert concept.vectors == vectors
+    rows = [max(0, len(own) - vectors + n) for n in range(vectors)]
+    assert torch.equal(concept.embeddings["clip_l"], own[rows].half())
+
+
+def test_going_on_starts_where_the_concept_is(learn: Learn) -> None:
+    first = learn(steps=30)
+    on = learn(steps=30, start=first.concept, seed=1)
+    assert on.concept.training["steps_done"] == 60
+    assert sum(on.losses[:5]) < sum(first.losses[:5])
+    still = learn(steps=3, start=first.concept, embedding_rate=0.0, value_rate=0.0).concept
+    assert torch.equal(still.embeddings["clip_l"], first.concept.embeddings["clip_l"])
+    for path, value in first.concept.values.items():
+        assert torch.allclose(still.values[path].float(), value.float(), atol=1e-3)
+
+
+def test_going_on_needs_the_same_superclass_and_vectors(learn: Learn) -> None:
+    first = learn(steps=1).concept
+    with pytest.raises(TrainingError, match='has the superclass "teddy", not "cat"'):
+        learn(start=first, superclass="cat")
+    with pytest.raises(TrainingError, match="has 1 vectors, but 2 are asked for"):
+        learn(start=first, vectors=2)
+
+
 # --- cancel and progress
 
 
 def test_progress_is_told_after_every_step(learn: Learn) -> None:
     told: list[tuple[int, int, float]] = []
-    result = learn(steps=3, on_step=lambda *step: told.append(step))
+    snapshots: list[Concept] = []
+
+    def on_step(done: int, total: int, loss: float, snapshot: Callable[[], Concept]) -> None:
+        told.append((done, total, loss))
+        snapshots.append(snapshot())
+
+    result = learn(steps=3, on_step=on_step)
     assert told == [(n + 1, 3, loss) for n, loss in enumerate(result.losses)]
+    assert snapshots[-1].hash == result.concept.hash
+    assert [c.training["steps_done"] for c in snapshots] == [1, 2, 3]
+    assert snapshots[0].hash == learn(steps=1).concept.hash
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -418,6 +500,8 @@ def test_an_exception_of_the_caller_stops_at_once(learn: Learn) -> None:
         ({"masks": torch.ones(4, 6, 6)}, r"\[4, 6, 6\] for 5 pictures"),
         ({"masks": torch.ones(5, 1, 6, 6)}, "masks have the shape"),
         ({"masks": torch.eye(5)[:, :, None].expand(5, 5, 5) * 0}, "mask of picture 1 is empty"),
+        ({"captions": ["a {}"]}, "1 captions for 5 pictures"),
+        ({"vectors": 17}, "vectors is 17; it must be between 0"),
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"embedding_rate": math.nan}, "embedding_rate is nan"),

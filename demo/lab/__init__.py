@@ -1,0 +1,1 @@
+"""The quality lab: the paper's ablations, measured in the emoji world."""

@@ -1,0 +1,70 @@
+"""What concepts answer to in a prompt: every token's similarity and gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..edit import GatedEdit
+from ..gates import TokenGates
+from .models import HostMismatch
+from .prompts import add_concepts, encode, tokenizers_of
+from .stack import ConceptEntry
+
+
+def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+    """Similarity and gate of every token of a prompt, for the concepts of a stack.
+
+    Args:
+        clip: a host's CLIP; it need not know the placeholders yet.
+
+    Raises HostMismatch when there is no concept, or the CLIP is of another family.
+    """
+    from comfy import model_management
+
+    if not entries:
+        raise HostMismatch(
+            "There is no concept to look at: connect a concept of a Perfusion Concept Loader, or a "
+            "stack of Perfusion Combine Concepts."
+        )
+    concepts = [entry.concept for entry in entries]
+    knowing = add_concepts(clip, concepts)
+    model_management.load_models_gpu([knowing.patcher])
+    with torch.no_grad():
+        encoding = encode(knowing, [text])
+    edit = GatedEdit(
+        torch.stack([c.target_input for c in concepts]),
+        torch.stack([c.whitened_target for c in concepts]),
+        torch.stack([c.superclass_encoding for c in concepts]),
+        [entry.settings for entry in entries],
+        [entry.title for entry in entries],
+    )
+    real = encoding.mask
+    context = encoding.context[real].float()
+    words = [w for row, kept in zip(_words(knowing, text), real.tolist(), strict=True)
+             for w, keep in zip(row, kept, strict=False) if keep]  # fmt: skip
+    return TokenGates(
+        words,
+        [concept.placeholder for concept in concepts],
+        edit.similarity(context).cpu(),
+        edit.gates(context).cpu(),
+        [entry.settings for entry in entries],
+    )
+
+
+def _words(clip: Any, text: str) -> list[list[str]]:
+    """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
+    tokenizer = next(iter(tokenizers_of(clip).values()))
+    names = {id(row): word.text for word in tokenizer.tokenizer.words for row in word.rows}
+    special = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
+    chunks = next(iter(clip.tokenize(text).values()))
+
+    def name(token: Any) -> str:
+        if torch.is_tensor(token):
+            return names.get(id(token), "(embedding)")
+        found: str = special.get(token) or tokenizer.inv_vocab[token]
+        return found.removesuffix("</w>")
+
+    return [[name(token) for token, *_ in chunk] for chunk in chunks]

@@ -1,0 +1,57 @@
+"""Pictures of any size to the few sizes that a model is trained at: aspect buckets."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Every family here has latents of one value for 8 x 8 pixels.
+LATENT_CELL = 8
+
+
+def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
+    """The size (width, height) to train a picture at: its shape, about `resolution` squared large.
+
+    Sides are multiples of an eighth of the resolution, at most of 64 pixels, so that pictures of
+    nearly one shape share a size, and at most four times as long as wide.
+    """
+    step = max(LATENT_CELL, min(64, resolution // 8 // LATENT_CELL * LATENT_CELL))
+    aspect = min(max(width / height, 1 / 4), 4.0)
+
+    def side(length: float) -> int:
+        return max(step, round(length / step) * step)
+
+    return side(resolution * math.sqrt(aspect)), side(resolution / math.sqrt(aspect))
+
+
+def whole_cells(width: int, height: int) -> tuple[int, int]:
+    """The largest size within (width, height) that the autoencoder has whole cells for."""
+    return (
+        max(LATENT_CELL, width // LATENT_CELL * LATENT_CELL),
+        max(LATENT_CELL, height // LATENT_CELL * LATENT_CELL),
+    )
+
+
+def fit(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """A picture or mask [C, H, W] filling `size` (width, height), the rest cut off evenly."""
+    width, height = size
+    scale = max(width / picture.shape[2], height / picture.shape[1])
+    wide, high = (
+        max(width, round(picture.shape[2] * scale)),
+        max(height, round(picture.shape[1] * scale)),
+    )
+    if (wide, high) != (picture.shape[2], picture.shape[1]):
+        scaled = torch.nn.functional.interpolate(
+            picture[None].float(), size=(high, wide), mode="bicubic", antialias=True
+        )
+        picture = scaled[0].clamp(0, 1)
+    left, top = (wide - width) // 2, (high - height) // 2
+    return picture[:, top : top + height, left : left + width]
+
+
+def cut_off(width: int, height: int, size: tuple[int, int]) -> float:
+    """Share of a picture's area that `fit` cuts off."""
+    scale = max(size[0] / width, size[1] / height)
+    return 1 - size[0] * size[1] / (width * scale * height * scale)
