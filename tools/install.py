@@ -145,7 +145,7 @@ def setup_wanted(host: Host, steps: Steps, modules: list[str]) -> list[str]:
         return missing
     for module in missing:
         packages = WANTED[module]
-        pip = [host.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+        pip: list[str | Path] = [host.python, "-m", "pip", "install", "--no-deps"]
         with steps.lock():
             say(f"installing {packages[0]} ...")
             steps.run([*pip, *packages])

@@ -57,14 +57,15 @@ def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenG
 def _words(clip: Any, text: str) -> list[list[str]]:
     """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
     tokenizer = next(iter(tokenizers_of(clip).values()))
-    names = {id(row): word.text for word in tokenizer.tokenizer.words for row in word.rows}
-    special = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
+    names: dict[int, str] = {
+        id(row): word.text for word in tokenizer.tokenizer.words for row in word.rows
+    }
+    special: dict[Any, str] = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
     chunks = next(iter(clip.tokenize(text).values()))
 
     def name(token: Any) -> str:
         if torch.is_tensor(token):
             return names.get(id(token), "(embedding)")
-        found: str = special.get(token) or tokenizer.inv_vocab[token]
-        return found.removesuffix("</w>")
+        return special.get(token) or str(tokenizer.inv_vocab[token]).removesuffix("</w>")
 
     return [[name(token) for token, *_ in chunk] for chunk in chunks]

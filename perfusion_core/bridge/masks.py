@@ -110,4 +110,4 @@ def _load(name: str) -> tuple[Any, Any]:
         raise HostMismatch(
             f'"{folder}" cannot be read as a CLIPSeg model: {error}. {REMEDY}'
         ) from error
-    return processor, model.eval().requires_grad_(False)
+    return processor, model.requires_grad_(False)  # it comes in evaluation mode

@@ -60,11 +60,10 @@ def read_pictures(
             f"There are {len(given)} masks for {len(pixels)} pictures: give one mask for each "
             "picture, or a single one for all."
         )
-    fitted = [_resized(mask, p.shape[1:]) for mask, p in zip(given, pixels, strict=False)]
     lines = _captions(captions, placeholder, len(pixels))
     return [
-        Picture(p, mask, line)
-        for p, mask, line in zip(pixels, fitted or [None] * len(pixels), lines, strict=True)
+        Picture(p, _resized(given[n], p.shape[1:]) if given else None, line)
+        for n, (p, line) in enumerate(zip(pixels, lines, strict=True))
     ]
 
 

@@ -15,6 +15,13 @@ from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, tune
 from perfusion_core.settings import ConceptSettings, KeyLock
 
 ON = ConceptSettings(0.5, 0.15)
+# One level: compiling is what takes the time here.
+SMALL = {
+    "channel_mult": [1],
+    "num_res_blocks": [1],
+    "transformer_depth": [1],
+    "transformer_depth_output": [1, 1],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +52,7 @@ class Compiler:
 
 @pytest.mark.parametrize(("before", "lock"), [(True, KeyLock.LOCAL), (False, KeyLock.GLOBAL)])
 def test_a_slider_compiles_nothing(before: bool, lock: KeyLock) -> None:
-    model, clip = tiny_model(), tiny_clip()
+    model, clip = tiny_model(**SMALL), tiny_clip()
     entries = [
         ConceptEntry(tiny_concept(model, clip), replace(ON, key_lock=lock)),
         ConceptEntry(tiny_concept(model, clip, "pot*", "teapot", seed=7), ON),
@@ -72,7 +79,7 @@ def test_a_slider_compiles_nothing(before: bool, lock: KeyLock) -> None:
 
 
 def test_the_stock_graph_is_not_compiled_again_after_a_concept() -> None:
-    model, clip = tiny_model(), tiny_clip()
+    model, clip = tiny_model(**SMALL), tiny_clip()
     teddy = tiny_concept(model, clip)
     knowing = add_concepts(clip, [teddy])
     compiler = Compiler()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import comfy.model_management
 import pytest
 import torch
 from comfy.sd import CLIP
 from projections import assert_edited, batches, error, reference, tapped
-from tiny_models import tiny_clip, tiny_concept, tiny_model
+from tiny_models import tiny_clip, tiny_concept, tiny_model, whitened
 
 from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack
 from perfusion_core.concept import Concept
@@ -77,7 +76,11 @@ def test_cond_and_uncond_together_and_apart(
 ) -> None:
     together = run(model, clip, stack, PROMPTS["short"], "blurry", size)
     assert batches(together) == [2 * size]
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 1)
+
+    def needed(shape: Any, **_: Any) -> float:
+        return 1e30 if shape[0] > size else 0.0
+
+    monkeypatch.setattr(model.model, "memory_required", needed)
     apart = run(model, clip, stack, PROMPTS["short"], "blurry", size)
     assert batches(apart) == [size, size]
     for seen in (together, apart):
@@ -90,15 +93,9 @@ def test_concepts_that_are_nearly_parallel(
 ) -> None:
     one, two = stack[0].concept, stack[1].concept
 
-    def mixed(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        a, b = a.float(), b.float()
-        return correlation * a + (1 - correlation**2) ** 0.5 * b * a.norm() / b.norm()
-
-    near = replace(
-        two,
-        target_input=mixed(one.target_input, two.target_input),
-        whitened_target=mixed(one.whitened_target, two.whitened_target),
-    )
+    a, b = one.target_input.float(), two.target_input.float()
+    mixed = correlation * a + (1 - correlation**2) ** 0.5 * b * a.norm() / b.norm()
+    near = replace(two, target_input=mixed, whitened_target=whitened(mixed))
     entries = [stack[0], replace(stack[1], concept=near)]
     assert_edited(run(model, clip, entries, PROMPTS["short"], "blurry"), *entries)
 

@@ -147,6 +147,14 @@ def tiny_clip(
     return clip
 
 
+def whitened(target: torch.Tensor) -> torch.Tensor:
+    """C^-1 i [d] of a target input as a concept stores it; one C, as one text encoder has one."""
+    width = len(target)
+    mixing = torch.randn(width, width, generator=torch.Generator().manual_seed(0)) / width**0.5
+    covariance = torch.eye(width) + 0.1 * (mixing @ mixing.T)
+    return torch.linalg.solve(covariance, target.half().float())
+
+
 def tiny_concept(
     model: comfy.model_patcher.ModelPatcher,
     clip: comfy.sd.CLIP,
@@ -159,7 +167,6 @@ def tiny_concept(
     """A concept of random vectors and values that fits a tiny model and knows its placeholder."""
     generator = torch.Generator().manual_seed(seed)
     family = detect_family(model)
-    width = family.context_width
     embeddings = {
         encoder: 0.6 * torch.randn(vectors, size, generator=generator)
         for encoder, size in family.encoders.items()
@@ -170,9 +177,6 @@ def tiny_concept(
         own = encode(with_words(clip, words), prompt)
         plain = encode(clip, [f"a photo of a {superclass}"])
     target = own.context[own.vectors][-1]
-    # One covariance for all concepts, as one text encoder has one.
-    mixing = torch.randn(width, width, generator=torch.Generator().manual_seed(0)) / width**0.5
-    covariance = torch.eye(width) + 0.1 * (mixing @ mixing.T)
     return Concept(
         name=name or placeholder.strip("*"),
         family=family.id,
@@ -180,7 +184,7 @@ def tiny_concept(
         superclass=superclass,
         embeddings=embeddings,
         target_input=target,
-        whitened_target=torch.linalg.solve(covariance, target.half().float()),
+        whitened_target=whitened(target),
         superclass_encoding=plain.context[0, 5],
         values={
             path: torch.randn(layer.out, generator=generator)

@@ -1,0 +1,103 @@
+"""`make bench`: prints a table and writes `tests/benchmarks/results.json`.
+
+Everything that is compared is measured in one run, in turn, on two threads; the figures that hold
+from machine to machine are the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tools.host import ready_host
+from tools.inprocess import open_host
+from tools.locate import ROOT, Host
+
+PARTS = ("projections", "steps", "slider", "concepts")
+THREADS = 2
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer runs, no SDXL")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part alone")
+    parser.add_argument("--runs", type=int, help="how often everything is measured")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "tests" / "benchmarks" / "results.json"
+    )
+    return parser.parse_args()
+
+
+def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any]:
+    """Every figure, as soon as it is there."""
+    import torch
+
+    from . import concepts, projections, slider, steps
+
+    torch.set_num_threads(THREADS)  # after the imports: the tests' helpers set it too
+    torch.manual_seed(0)
+    quick, parts = options.quick, options.only or PARTS
+
+    def runs(normal: int, few: int) -> int:
+        return int(options.runs or (few if quick else normal))
+
+    if "projections" in parts:
+        yield from projections.measure(runs(41, 5), (1, 16) if quick else (1, 2, 4, 8, 16))
+    if "concepts" in parts:
+        yield from concepts.measure(base, runs(101, 5))
+    if "slider" in parts:
+        yield from slider.measure(host, base / "server", runs(41, 5))
+    if "steps" in parts:
+        sizes = (256,) if quick else (256, 512)
+        yield from steps.measure("SD15", "sd15_step_{size}", sizes, (1, 16), runs(7, 1))
+        if not quick:
+            # Its true size at a small picture: 256 px, for the sake of time.
+            yield from steps.measure("SDXL", "sdxl_step", (256,), (1, 16), runs(5, 1))
+
+
+def main() -> int:
+    options = arguments()
+    host = ready_host()
+    with tempfile.TemporaryDirectory(prefix="perfusion-bench-") as folder:
+        base = Path(folder)
+        # Torch's attention, as on a GPU: the host's default on a CPU is slower, beside which the
+        # edit would cost less.
+        open_host(host, base / "inprocess", ("--cpu", "--use-pytorch-cross-attention"))
+        # The tests' helpers, by their bare names as the tests import them: the host has a package
+        # `tests` of its own.
+        sys.path.append(str(ROOT / "tests" / "host"))
+        from .measure import table, write
+
+        found = []
+        for result in results(options, host, base):
+            print(f"{result.name}: {result.ratio:.3f}", file=sys.stderr, flush=True)
+            found.append(result)
+    import torch
+
+    date = datetime.datetime.now(datetime.timezone.utc).date()
+    print(
+        f"{date}; {host}; torch {torch.__version__}, {THREADS} threads; {processor()}, "
+        f"{platform.platform(terse=True)}; medians"
+    )
+    print(table(found))
+    write(found, options.output)
+    return 0
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
