@@ -19,8 +19,10 @@ from perfusion_core.bridge.models import Layer, layers_of
 
 Texts = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
-# The relative error that rounding in a dtype leaves: of e', of the product, of the values' sum.
-TOLERANCES = {torch.float32: 3e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
+# The relative error that rounding in a dtype may leave. On the tiny models, with one concept, the
+# worst are 2.7e-7, 3.8e-4 and 3.0e-3; gates and projection in bf16 instead of fp32 give 3.3e-3 in
+# fp16 and 3.6e-3 in bf16.
+TOLERANCES = {torch.float32: 3e-6, torch.float16: 6e-4, torch.bfloat16: 3.3e-3}
 
 
 @dataclass(frozen=True)
