@@ -267,16 +267,25 @@ def without_network(config: Config) -> Any:
             for name in ("seconds_start", "seconds_total")
             for key, tensor in numbers.items()
         }
+    if config.__name__ == "Flux2":  # asks for the width of its network
+        unet["hidden_size"] = 6144
     with torch.no_grad():
         return config(unet).get_model(weights, "", device=META)
 
 
 @pytest.mark.parametrize("config", comfy.supported_models.models, ids=lambda c: c.__name__)
-def test_every_model_of_the_host_fits_or_is_refused_with_its_reason(config: Config) -> None:
+def test_every_model_of_the_host_fits_or_is_refused_with_its_reason(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = config.__name__
     if name in FITS:
         assert detect_family(shapes(name)).id == FITS[name]
         return
+    if name != "Stable_Zero123":  # which has its network
+        # ComfyUI 0.12 notes the dtypes of the network, which is left out here.
+        ours = {"raising": False}
+        monkeypatch.setattr(comfy.model_base.BaseModel, "diffusion_model", None, **ours)
+        monkeypatch.setattr(comfy.model_management, "archive_model_dtypes", lambda _: None, **ours)
     base = without_network(config)
     with pytest.raises(HostMismatch) as refused:
         detect_family(SimpleNamespace(model=base))
