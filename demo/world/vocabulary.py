@@ -108,7 +108,8 @@ def individuals(seed: int = 1) -> dict[str, Individual]:
     """The named individuals of the base model's world, without the concepts.
 
     The same seed gives the same population. A concept's look is never given to another
-    individual of its superclass, so the base model has not seen it.
+    individual of its superclass, so no name stands for it in the base model. (Scenes
+    that are described in words may show it: `captions.random_thing` draws from all looks.)
     """
     rng = random.Random(seed)
     names = NAMES_FILE.read_text().split()
