@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,38 @@ def client(host: RunningHost) -> ComfyClient:
 def pack() -> ModuleType:
     """This pack as ComfyUI imports it, in this process."""
     return import_pack()
+
+
+# What most tests of the bridge work on; `tiny_models` imports the host, which must be open by then.
+
+
+@pytest.fixture
+def model() -> Any:
+    """A small MODEL of the host's own classes with random weights, new for each test."""
+    from tiny_models import tiny_model
+
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    """A small CLIP with the host's real tokenizer, one for each test module."""
+    from tiny_models import tiny_clip
+
+    return tiny_clip()
+
+
+@pytest.fixture
+def teddy(model: Any, clip: Any) -> Any:
+    """A concept of random values, teddy*, that fits the two."""
+    from tiny_models import tiny_concept
+
+    return tiny_concept(model, clip)
+
+
+@pytest.fixture
+def pot(model: Any, clip: Any) -> Any:
+    """Another one, pot*."""
+    from tiny_models import tiny_concept
+
+    return tiny_concept(model, clip, "pot*", "teapot", seed=7)

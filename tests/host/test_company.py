@@ -31,7 +31,7 @@ from company import (
     run_node,
 )
 from projections import assert_edited, assert_locked, batches, tapped
-from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
+from tiny_models import patched_modules, sample, tiny_model
 
 from perfusion_core.bridge import ConceptEntry, apply_stack
 from perfusion_core.bridge.hooks import HOOK
@@ -108,24 +108,9 @@ CHAIN = [
 ]
 
 
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
 @pytest.fixture(scope="module")
 def supplies(clip: CLIP) -> Supplies:
     return Supplies(clip, tiny_model(seed=9))
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
 
 
 @pytest.fixture(params=sorted(NEIGHBOURS))

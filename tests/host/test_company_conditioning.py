@@ -36,7 +36,7 @@ from projections import (
     tapped,
     tapped_layers,
 )
-from tiny_models import patched_modules, tiny_clip, tiny_concept, tiny_model
+from tiny_models import patched_modules
 
 from perfusion_core.bridge import ConceptEntry, apply_stack, detect_family
 from perfusion_core.bridge.models import network_layers
@@ -52,21 +52,6 @@ Graph = Callable[[Prompts, str], Pair]
 ON = ConceptSettings(0.5, 0.15)
 GLOBAL = replace(ON, key_lock=KeyLock.GLOBAL)
 STEPS = 4
-
-
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
 
 
 @pytest.fixture

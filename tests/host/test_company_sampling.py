@@ -23,7 +23,7 @@ from comfy_extras.nodes_custom_sampler import (
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from company import TEXT, Prompts, differ, knowing, ksample, run_node
 from projections import assert_edited, assert_locked, batches, tapped
-from tiny_models import patched_modules, tiny_clip, tiny_concept, tiny_model
+from tiny_models import patched_modules
 
 from perfusion_core.bridge import ConceptEntry, apply_stack
 from perfusion_core.concept import Concept
@@ -36,21 +36,6 @@ Run = Callable[[Model, Prompts], torch.Tensor]
 ON = ConceptSettings(0.5, 0.15)
 GLOBAL = replace(ON, key_lock=KeyLock.GLOBAL)
 STEPS = 4
-
-
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
 
 
 def sigmas() -> torch.Tensor:

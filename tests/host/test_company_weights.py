@@ -17,7 +17,7 @@ from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_model_merging import CLIPMergeSimple, ModelMergeBlocks, ModelMergeSimple
 from company import TEXT, differ, encode, knowing, ksample, lora_file, run_node
 from projections import TOLERANCES, assert_edited, batches, tapped
-from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
+from tiny_models import patched_modules, sample, tiny_clip, tiny_model
 
 from perfusion_core.bridge import ConceptEntry, apply_stack, stack_of
 from perfusion_core.bridge.models import compute_dtype
@@ -28,26 +28,6 @@ Model = Any
 ON = ConceptSettings(0.5, 0.15)
 OFF = replace(ON, strength=0.0)
 GLOBAL = replace(ON, key_lock=KeyLock.GLOBAL)
-
-
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
-
-
-@pytest.fixture
-def pot(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip, "pot*", "teapot", seed=7)
 
 
 def add_lora(model: Model, clip: CLIP, strength_clip: float = 0.0) -> tuple[Model, CLIP]:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
-import pytest
 import torch
 from comfy.sd import CLIP
-from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
+from tiny_models import patched_modules, sample, tiny_concept
 
 from perfusion_core.bridge import (
     ConceptEntry,
@@ -26,21 +25,6 @@ from perfusion_core.settings import ConceptSettings, LayerWeights
 
 Model = Any
 ON = ConceptSettings(0.5, 0.15)
-
-
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
 
 
 def hooked(model: Model, clip: CLIP, concept: Concept, steps: int) -> list[list[str]]:

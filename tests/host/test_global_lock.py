@@ -10,7 +10,7 @@ import nodes
 import pytest
 import torch
 from comfy.sd import CLIP
-from tiny_models import patched_modules, tiny_clip, tiny_concept, tiny_model
+from tiny_models import patched_modules, tiny_concept
 
 from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, detect_family, tune
 from perfusion_core.bridge.models import layers_of
@@ -21,21 +21,6 @@ from perfusion_core.settings import ConceptSettings, KeyLock
 Model = Any
 GLOBAL = ConceptSettings(0.5, 0.15, key_lock=KeyLock.GLOBAL)
 LOCAL = ConceptSettings(0.5, 0.15)
-
-
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
 
 
 class Run:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfy.sd import CLIP
 from projections import reference
-from tiny_models import CPU, patched_modules, sample, tiny_clip, tiny_concept, tiny_model
+from tiny_models import CPU, patched_modules, sample, tiny_concept, tiny_model
 
 from perfusion_core.bridge import (
     ConceptEntry,
@@ -33,26 +33,6 @@ from perfusion_core.settings import ConceptSettings
 Model = Any
 ON = ConceptSettings(bias=0.6, temperature=0.15)
 OFF = replace(ON, strength=0.0)
-
-
-@pytest.fixture
-def model() -> Model:
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def clip() -> CLIP:
-    return tiny_clip()
-
-
-@pytest.fixture
-def teddy(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip)
-
-
-@pytest.fixture
-def pot(model: Model, clip: CLIP) -> Concept:
-    return tiny_concept(model, clip, "pot*", "teapot", seed=7)
 
 
 def test_a_concept_changes_the_picture_and_strength_0_is_bit_for_bit_the_stock(
