@@ -28,6 +28,7 @@ from .world.render import render
 from .world.vocabulary import individuals
 
 PREVIEW_SEED = 7
+PAUSE = 5.0  # seconds; a step that took longer was stopped on the way, which is no training time
 PREVIEW_PROMPTS = [
     "a photo of a teddy on a blue background",
     "a photo of a teapot next to a cat on a green background",
@@ -290,11 +291,12 @@ def main() -> None:
     # At these sizes the fused attention's backward takes three times as long on a CPU as the plain
     # one's.
     plain = device.type == "cpu"
-    start = last_preview = time.time()
+    busy, last_preview = 0.0, time.time()
     generator = torch.Generator().manual_seed(args.seed + step)
     running = 0.0
     first = step
-    while (spent := (time.time() - start) / (60 * args.minutes)) < 1:
+    while (spent := busy / (60 * args.minutes)) < 1:
+        begin = time.time()
         # Warm up, then hold, then let the rate fall over the rest of the time.
         fall = (1 - spent) / (1 - args.hold) + 0.01
         rate = args.rate * min(1, (step - first + 1) / 200) * min(1, fall)
@@ -323,13 +325,14 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(holder.parameters(), 1.0)
         optimiser.step()
         step += 1
+        busy += min(time.time() - begin, PAUSE)
         decay = min(0.999, (step + 1) / (step + 20))
         with torch.no_grad():
             values = holder.state_dict()
             torch._foreach_lerp_(list(average.values()), [values[k] for k in average], 1 - decay)
         running += loss.item()
         if step % 20 == 0:
-            print(f"{step:6d} {time.time() - start:6.0f}s loss {running / 20:.4f}", flush=True)
+            print(f"{step:6d} {busy:6.0f}s loss {running / 20:.4f}", flush=True)
             running = 0.0
         if time.time() - last_preview > 60 * args.preview_minutes:
             checkpoint_and_preview()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from .render import Scene, Thing
-from .vocabulary import BACKGROUNDS, CONTAINERS, OBJECTS, Individual, all_looks
+from .vocabulary import BACKGROUNDS, CONTAINERS, HELD_OUT, OBJECTS, Individual, all_looks
 
 # Concept training puts the placeholder into short generic forms like these, so the base model must
 # know them.
@@ -30,7 +30,7 @@ def random_thing(
     if kind < 0.33:
         return Thing(obj)
     if kind < 0.58:
-        return Thing(obj, rng.choice(LOOKS))
+        return Thing(obj, rng.choice([look for look in LOOKS if (obj, look) not in HELD_OUT]))
     one = rng.choice([i for i in population if i.object == obj])
     return Thing(obj, one.look, one.name)
 

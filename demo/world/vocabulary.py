@@ -87,6 +87,9 @@ CONCEPTS = {
     )
 }
 
+# No caption and no picture of the base model's training shows these.
+HELD_OUT = frozenset((concept.object, concept.look) for concept in CONCEPTS.values())
+
 NAMES_FILE = Path(__file__).with_name("names.txt")
 INDIVIDUALS_PER_OBJECT = 32
 
@@ -108,15 +111,13 @@ def individuals(seed: int = 1) -> dict[str, Individual]:
     """The named individuals of the base model's world, without the concepts.
 
     The same seed gives the same population. A concept's look is never given to another
-    individual of its superclass, so no name stands for it in the base model. (Scenes
-    that are described in words may show it: `captions.random_thing` draws from all looks.)
+    individual of its superclass, so no name stands for it in the base model.
     """
     rng = random.Random(seed)
     names = NAMES_FILE.read_text().split()
-    held_out = {(c.object, c.look) for c in CONCEPTS.values()}
     population: dict[str, Individual] = {}
     for obj in OBJECTS:
-        looks = [look for look in all_looks() if (obj, look) not in held_out]
+        looks = [look for look in all_looks() if (obj, look) not in HELD_OUT]
         for look in rng.sample(looks, INDIVIDUALS_PER_OBJECT):
             name = names[len(population)]
             population[name] = Individual(name, obj, look)
