@@ -162,7 +162,9 @@ async def _live(request: web.Request) -> web.Response:
     body = await _body(request)
     prompt_id, node_id = body.get("prompt_id"), body.get("node_id")
     if not isinstance(prompt_id, str) or not isinstance(node_id, str):
-        raise _Refused(400, 'expected {"prompt_id": string, "node_id": string, "bias": number, ...}')
+        raise _Refused(
+            400, 'expected {"prompt_id": string, "node_id": string, "bias": number, ...}'
+        )
     try:
         move_live(prompt_id, node_id, checked_sliders(body))
     except ValueError as error:  # a HostMismatch is one as well

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Protocol
 
 from .settings import ConceptSettings
@@ -75,7 +76,8 @@ class Moves:
         """`earlier` as `parse_moves` reads it."""
         # repr: a number that is read back is the same to the last bit.
         return "; ".join(
-            f"{lowest!r}: {s.bias!r}, {s.temperature!r}, {s.strength!r}" for lowest, s in self.earlier
+            f"{lowest!r}: {s.bias!r}, {s.temperature!r}, {s.strength!r}"
+            for lowest, s in self.earlier
         )
 
 
@@ -105,12 +107,10 @@ def parse_moves(text: str, last: Sliders) -> Moves:
                 "sliders held, and then bias, temperature and strength, such as "
                 '"7.4: 0.6, 0.15, 1.0", or leave the field empty'
             )
-        entries.append(
-            (numbers[0], checked_sliders(dict(zip(_RANGES, numbers[1:], strict=True))))
-        )
+        entries.append((numbers[0], checked_sliders(dict(zip(_RANGES, numbers[1:], strict=True)))))
     if len(entries) > MAX_MOVES:
         raise ValueError(f"there are {len(entries)} moves; at most {MAX_MOVES} can be done")
-    if any(a <= b for (a, _), (b, _) in zip(entries, entries[1:], strict=False)):
+    if any(a <= b for (a, _), (b, _) in pairwise(entries)):
         raise ValueError("the moves are out of order: their noise levels must fall")
     return Moves(tuple(entries), last)
 

@@ -174,8 +174,20 @@ export function promptsFor(graph, nodes) {
   return prompts;
 }
 
+/** Whether a prompt says what to avoid: nothing but negative inputs takes it. */
+export function isNegative(prompt) {
+  const { node } = prompt;
+  const links = (node?.outputs ?? []).flatMap((output) => output.links ?? []);
+  const inputs = links.map((id) => {
+    const link = linkOf(node.graph, id);
+    return node.graph.getNodeById(link?.target_id)?.inputs?.[link.target_slot]?.name;
+  });
+  return inputs.length > 0 && inputs.every((name) => name === "negative");
+}
+
 /**
- * The prompt to show: the one that names most of the concepts, else the first that is not empty.
+ * The prompt to show: the one that names most of the concepts, else the first that is not empty;
+ * one that says what to have rather than what to avoid.
  * @param {Prompt[]} prompts
  * @param {string[]} placeholders
  * @returns {Prompt | null}
@@ -188,8 +200,9 @@ export function choosePrompt(prompts, placeholders) {
     if (!prompt.text.trim()) continue;
     const text = prompt.text.toLowerCase();
     const named = wanted.filter((word) => text.includes(word)).length;
-    if (named > most) {
-      most = named;
+    const worth = 2 * named + (isNegative(prompt) ? 0 : 1);
+    if (worth > most) {
+      most = worth;
       best = prompt;
     }
   }
@@ -204,6 +217,19 @@ export function checkpointOf(node) {
     if (!input) return source === node ? null : source;
     source = sourceOf(source, input)?.node;
     if (!source) return null;
+  }
+  return null;
+}
+
+/**
+ * Where the family of a checkpoint can be had: a file of the host's, or what is known by itself.
+ * @returns {{folder: string, name: string} | {family: string} | null}
+ */
+export function familySource(checkpoint) {
+  if (checkpoint?.type === "PerfusionDemoModel") return { family: "emoji" };
+  for (const [field, folder] of [["ckpt_name", "checkpoints"], ["unet_name", "diffusion_models"]]) {
+    const name = valueOf(checkpoint, field);
+    if (typeof name === "string" && name) return { folder, name };
   }
   return null;
 }

@@ -81,8 +81,8 @@ def write_back(
     Args:
         prompt: the graph as it runs (hidden input PROMPT).
         pnginfo: what the page has sent along (hidden input EXTRA_PNGINFO); its "workflow" is the
-            graph as it is drawn. A node inside a subgraph is not written there, because the nodes of
-            a subgraph may stand for several.
+            graph as it is drawn. A node inside a subgraph is not written there: it may stand for
+            several.
         widgets: the node's widgets in order.
         values: by name of the widget.
     """

@@ -1,8 +1,8 @@
 """What the plots on the nodes show of a prompt: each token's similarity to each concept.
 
-Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how long
-it lives. A page may then ask about any prompt, and the text encoder runs for it, but only while the
-host has nothing to run.
+Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how
+long it lives. A page may then ask about any prompt, and the text encoder runs for it, but only
+while the host has nothing to run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of the pack's routes share: a trained concept, graphs with it, and raw requests."""
+"""What the tests of the pack's routes share: a concept, graphs with it, and raw requests."""
 
 from __future__ import annotations
 

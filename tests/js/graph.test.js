@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { checkpointOf, choosePrompt, conceptsOf, promptId, promptsFor, sourceOf } from "../../js/lib/graph.js";
+import { checkpointOf, choosePrompt, conceptsOf, familySource, isNegative, promptId, promptsFor, sourceOf } from "../../js/lib/graph.js";
 import { apply, checkpoint, combine, graphOf, loader, lora, number, prompt, reroute, sampler, tune } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);
@@ -114,6 +114,28 @@ test("the prompt with most of the placeholders is chosen, whatever their case", 
   assert.equal(choosePrompt(prompts, ["teddy*", "pot*"]).text, "a teddy* and a pot*");
   assert.equal(choosePrompt(prompts, ["none*", ""]).text, "a photo");
   assert.equal(choosePrompt(prompts.slice(0, 1), ["teddy*"]), null);
+});
+
+test("a prompt that only negative inputs take comes last", () => {
+  const nodes = [loader(1, "berry"), prompt(2, "no teddy*"), prompt(3, "a photo"), sampler(4)];
+  const graph = graphOf(nodes, [
+    [1, 1, 2, "clip"],
+    [1, 1, 3, "clip"],
+    [2, 0, 4, "negative"],
+    [3, 0, 4, "positive"],
+  ]);
+  const prompts = promptsFor(graph, new Set([graph.getNodeById(1)]));
+  assert.deepEqual(prompts.map(isNegative), [true, false]);
+  assert.equal(choosePrompt(prompts, []).node.id, 3);
+  // A placeholder in it tells more.
+  assert.equal(choosePrompt(prompts, ["teddy*"]).node.id, 2);
+});
+
+test("where a checkpoint's family can be had", () => {
+  assert.deepEqual(familySource(checkpoint(1, "x.safetensors")), { folder: "checkpoints", name: "x.safetensors" });
+  assert.deepEqual(familySource({ type: "PerfusionDemoModel" }), { family: "emoji" });
+  assert.equal(familySource(sampler(1)), null);
+  assert.equal(familySource(null), null);
 });
 
 test("the checkpoint is found behind everything that only changes it", () => {

@@ -6,8 +6,11 @@ export function graphOf(nodes, links) {
   graph.getNodeById = (id) => nodes.find((node) => node.id === id) ?? null;
   graph.getLink = (id) => graph.links.get(id);
   links.forEach(([from, slot, to, name], id) => {
-    graph.links.set(id, { origin_id: from, origin_slot: slot });
-    graph.getNodeById(to).inputs.find((input) => input.name === name).link = id;
+    const target = graph.getNodeById(to);
+    const place = target.inputs.findIndex((input) => input.name === name);
+    graph.links.set(id, { origin_id: from, origin_slot: slot, target_id: to, target_slot: place });
+    target.inputs[place].link = id;
+    (graph.getNodeById(from).outputs[slot] ??= {}).links = [id];
   });
   for (const node of nodes) node.graph = graph;
   return graph;
@@ -61,4 +64,5 @@ export const number = (id, value) => node(id, "PrimitiveFloat", [], { value }, [
 
 export const prompt = (id, text) => node(id, "CLIPTextEncode", [CLIP, ["text", "STRING"]], { text }, ["CONDITIONING"]);
 
-export const sampler = (id) => node(id, "KSampler", [MODEL]);
+export const sampler = (id) =>
+  node(id, "KSampler", [MODEL, ["positive", "CONDITIONING"], ["negative", "CONDITIONING"]]);
