@@ -49,8 +49,8 @@ class PerfusionExtension(ComfyExtension):
 
 
 def _register_routes() -> None:
-    # The server is there before its nodes are asked for, and takes up routes after that. Where nodes
-    # run without it, there is nobody to answer, and importing it would start half of it.
+    # The server is there before its nodes are asked for, and takes up routes after that. Where
+    # nodes run without it, nobody has to be answered, and importing it would start half of it.
     host = sys.modules.get("server")
     server = getattr(getattr(host, "PromptServer", None), "instance", None)
     if server is not None:
