@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..perfusion_core.bridge import register_folder, register_mask_folder
 from .apply import PerfusionApplyConcepts
+from .attention_map import PerfusionAttentionMap
 from .combine import PerfusionCombineConcepts
 from .covariance import PerfusionCovariance
 from .demo_model import PerfusionDemoModel
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionCovariance,
     PerfusionZeroShotMask,
     PerfusionGateInspector,
+    PerfusionAttentionMap,
     PerfusionSweep,
     PerfusionConceptInfo,
     PerfusionDemoModel,

@@ -3,6 +3,7 @@
 Importing this package needs no ComfyUI; calling most of it does.
 """
 
+from .attention import Look, attention_maps
 from .backbone import HostBackbone, training_backbone
 from .folder import (
     concept_names,
@@ -35,9 +36,11 @@ __all__ = [
     "ConceptStack",
     "HostBackbone",
     "HostMismatch",
+    "Look",
     "Picture",
     "add_concepts",
     "apply_stack",
+    "attention_maps",
     "bring_to_size",
     "concept_names",
     "concept_path",
