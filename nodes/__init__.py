@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..perfusion_core.bridge import register_folder, register_mask_folder
+from ..perfusion_core.bridge import register_folder, register_mask_folder, register_metadata
 from .apply import PerfusionApplyConcepts
 from .attention_map import PerfusionAttentionMap
 from .combine import PerfusionCombineConcepts
@@ -43,4 +43,5 @@ class PerfusionExtension(ComfyExtension):
         # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folders.
         register_folder()
         register_mask_folder()
+        register_metadata()
         return NODES

@@ -35,8 +35,8 @@ class PerfusionAttentionMap(io.ComfyNode):
                 ),
                 io.Latent.Input(
                     "latent",
-                    tooltip="What the sampler gave. Any other latents of the model's kind work too, "
-                    "such as an encoded photo.",
+                    tooltip="What the sampler gave. Any other latents of the model's kind work "
+                    "too, such as an encoded photo.",
                 ),
                 io.Image.Input("image", tooltip="The same as pictures, decoded."),
                 io.Int.Input(
@@ -76,17 +76,18 @@ class PerfusionAttentionMap(io.ComfyNode):
                 io.Image.Output(
                     display_name="picture",
                     tooltip="A strip for each picture: the picture, then each concept's map on it. "
-                    "The label says what share of attention its word has at most.",
+                    "In full colour where its word attends most; the label gives the lowest and "
+                    "the highest share of attention.",
                 ),
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="The maps alone, each divided by its highest value: picture by "
-                    "picture, concept by concept.",
+                    tooltip="The maps alone, each from 0 where its word attends least to 1 where "
+                    "it attends most: picture by picture, concept by concept.",
                 ),
                 io.String.Output(
                     display_name="table",
-                    tooltip="Each map's highest and mean share of attention, columns apart by "
-                    "tabs.",
+                    tooltip="Each map's lowest, mean and highest share of attention, columns apart "
+                    "by tabs.",
                 ),
             ],
         )
@@ -120,6 +121,4 @@ class PerfusionAttentionMap(io.ComfyNode):
         title = f"attention, {layers} layers, {steps} steps from {start:g} to {end:g}"
         picture = maps.picture(image[..., :3], title)
         masks = maps.masks(*image.shape[1:3])
-        return io.NodeOutput(
-            picture, masks, maps.table(), ui=ui.PreviewImage(picture, cls=cls)
-        )
+        return io.NodeOutput(picture, masks, maps.table(), ui=ui.PreviewImage(picture, cls=cls))

@@ -137,24 +137,28 @@ class AttentionMaps:
 
     def table(self) -> str:
         """One line for each picture and concept, columns apart by tabs; shares from 0 to 1."""
-        lines = ["picture\tconcept\thighest share\tmean share"]
+        lines = ["picture\tconcept\tlowest share\tmean share\thighest share"]
         for n in range(len(self.shares)):
             for j, name in enumerate(self.names):
                 share = self.shares[n, j]
-                told = f"{share.max():.4f}\t{share.mean():.4f}"
-                lines.append(f"{n + 1}\t{name}\t" + (told if self.present[n, j] else "-\t-"))
+                told = [f"{v:.4f}" for v in (share.min(), share.mean(), share.max())]
+                if not self.present[n, j]:
+                    told = ["-"] * 3
+                lines.append("\t".join([str(n + 1), name, *told]))
         return "\n".join(lines)
 
     def masks(self, height: int, width: int) -> Tensor:
-        """[N x J, height, width], picture by picture: each map divided by its highest share."""
-        heat = self.shares / self.shares.amax(dim=(-1, -2), keepdim=True).clamp(min=1e-12)
+        """[N x J, height, width], picture by picture: each map from 0 to 1 between its extremes."""
+        lowest = self.shares.amin(dim=(-1, -2), keepdim=True)
+        heat = self.shares - lowest
+        heat = heat / heat.amax(dim=(-1, -2), keepdim=True).clamp(min=1e-12)
         return _sized(heat, height, width).flatten(0, 1)
 
     def picture(self, pictures: Tensor, title: str) -> Tensor:
-        """A strip for each of the pictures [N, H, W, 3]: the picture, then each concept's map on it.
+        """A strip for each of the pictures [N, H, W, 3]: the picture, then the concepts' maps on it.
 
-        Returns [N, H', W', 3]. Warm where the word attends, with its own highest share as the full
-        colour; the label says how high that is.
+        Returns [N, H', W', 3]. A map is in full colour where the word attends most, in none where
+        it attends least; the label says how much that is.
         """
         height, width = pictures.shape[1:3]
         scale = max(1.0, _CELL[0] / min(height, width))
@@ -172,7 +176,8 @@ class AttentionMaps:
     def _label(self, n: int, j: int) -> str:
         if not self.present[n, j]:
             return f"{self.names[j]}: not in the prompt"
-        return f"{self.names[j]}: up to {self.shares[n, j].max():.1%}"
+        share = self.shares[n, j]
+        return f"{self.names[j]}: {share.min():.0%} to {share.max():.0%}"
 
 
 def _sized(maps: Tensor, height: int, width: int) -> Tensor:
@@ -180,7 +185,7 @@ def _sized(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def _heated(picture: Tensor, heat: Tensor, number: int) -> Tensor:
-    """The picture [H, W, 3] in dim grey, lit in the concept's colour, whitish where it is hottest."""
+    """The picture [H, W, 3] in dim grey, lit in a concept's colour, whitish where it is hottest."""
     grey = (picture.cpu() @ torch.tensor([0.299, 0.587, 0.114]))[..., None] * 0.6
     value = COLOURS[number % len(COLOURS)].removeprefix("#")
     colour = torch.tensor([int(value[at : at + 2], 16) / 255 for at in (0, 2, 4)])

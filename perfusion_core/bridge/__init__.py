@@ -16,6 +16,7 @@ from .folder import (
 )
 from .inspect import token_gates
 from .masks import mask_models, register_mask_folder, zero_shot_masks
+from .metadata import register_metadata
 from .models import HostMismatch, detect_family
 from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
@@ -58,6 +59,7 @@ __all__ = [
     "recommended",
     "register_folder",
     "register_mask_folder",
+    "register_metadata",
     "save_path",
     "saved_name",
     "stack_of",

@@ -95,8 +95,8 @@ def test_each_concept_of_each_picture_has_a_map_of_the_pictures_shape(
     assert [row[:2] for row in rows] == [
         [str(n + 1), name] for n in range(count) for name in ("teddy*", "pot*")
     ]
-    for *_, highest, mean in rows:
-        assert 0 < float(mean) <= float(highest) <= 1
+    for *_, lowest, mean, highest in rows:
+        assert 0 < float(lowest) <= float(mean) <= float(highest) <= 1
     assert not torch.equal(masks[0], masks[1])
 
 
@@ -159,7 +159,7 @@ def test_a_concept_that_the_prompt_does_not_name_is_said_to_be_absent(
     _, masks, table = look(node, scene, scene.sample(), "a photo of a teddy* in a long, long line")
     assert masks[0].any()
     assert not masks[1].any()
-    assert table.splitlines()[2] == "1\tpot*\t-\t-"
+    assert table.splitlines()[2] == "1\tpot*\t-\t-\t-"
 
 
 def test_prompts_for_an_area_are_left_to_others(node: Node, scene: Scene) -> None:

@@ -80,6 +80,7 @@ def test_rows_without_the_word_say_nothing_and_pictures_stay_apart() -> None:
 
 def test_the_picture_is_lit_where_the_word_attends() -> None:
     shares = torch.zeros(1, 2, 8, 16)
+    shares[0, 0] = 0.05
     shares[0, 0, :, :8] = 0.25
     maps = AttentionMaps(("teddy*", "pot*"), shares, torch.tensor([[True, False]]))
     masks = maps.masks(32, 64)
@@ -98,7 +99,7 @@ def test_the_picture_is_lit_where_the_word_attends() -> None:
     assert left > 0.3
     assert right < 0.05
     assert maps.table().splitlines() == [
-        "picture\tconcept\thighest share\tmean share",
-        "1\tteddy*\t0.2500\t0.1250",
-        "1\tpot*\t-\t-",
+        "picture\tconcept\tlowest share\tmean share\thighest share",
+        "1\tteddy*\t0.0500\t0.1500\t0.2500",
+        "1\tpot*\t-\t-\t-",
     ]
