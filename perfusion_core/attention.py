@@ -155,7 +155,7 @@ class AttentionMaps:
         return _sized(heat, height, width).flatten(0, 1)
 
     def picture(self, pictures: Tensor, title: str) -> Tensor:
-        """A strip for each of the pictures [N, H, W, 3]: the picture, then the concepts' maps on it.
+        """A strip for each of the pictures [N, H, W, 3]: the picture and the concepts' maps on it.
 
         Returns [N, H', W', 3]. A map is in full colour where the word attends most, in none where
         it attends least; the label says how much that is.

@@ -9,6 +9,7 @@ whatever changes them; attention itself is left to the host and to other packs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ..attention import AttentionMaps, AttentionSums, own_words, word_attention
 from ..edit import GatedEdit
 from .models import HostMismatch, attention_modules, detect_family
 from .stack import edit_of, stack_of
+
+logger = logging.getLogger(__name__)
 
 KEY = "perfusion_attention"
 
@@ -72,7 +75,7 @@ def attention_maps(
 
     Raises HostMismatch when the model has no concepts, or no prompt is for the whole picture.
     """
-    from comfy import sample, samplers
+    from comfy import sample
     from comfy.patcher_extension import WrappersMP
 
     stack = stack_of(model)
@@ -93,9 +96,38 @@ def attention_maps(
     # Last, so that its hooks lie around those of the edit: they see the prompt as it comes, and the
     # keys as they go.
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, watch)
+    noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
+    _look_at(clone, positive, latents, noise, look.percents(), on_step)
+    if not watch.layers:
+        raise HostMismatch(
+            "No prompt is for the whole picture in this part of the sampling, so there is nothing "
+            "to map: connect the conditioning from before it is set to an area, or look at another "
+            "part."
+        )
+    if watch.left_out:
+        logger.warning(
+            "Perfusion: prompts for a part of the picture are not in the attention map, because "
+            "the model sees that part alone; the map is of the prompts for the whole picture."
+        )
+    return sums.maps([entry.concept.placeholder for entry in stack])
+
+
+def _look_at(
+    model: Any,
+    positive: Any,
+    latents: Tensor,
+    noise: Tensor,
+    percents: list[float],
+    on_step: Callable[[int, int], None] | None,
+) -> None:
+    """A pass of a host's MODEL over noised latents at each of `percents`, as its sampling does it.
+
+    So the host loads the model and readies prompts, hooks and ControlNets as ever.
+    """
+    from comfy import samplers
 
     class Passes(samplers.Sampler):  # type: ignore[misc]
-        """Instead of sampling: a pass at each amount of noise."""
+        """Instead of sampling."""
 
         def sample(
             self,
@@ -125,19 +157,11 @@ def attention_maps(
             return samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)[0]
 
     sampling = model.get_model_object("model_sampling")
-    sigmas = torch.tensor([float(sampling.percent_to_sigma(p)) for p in look.percents()])
-    guider = Prompt(clone)
+    sigmas = torch.tensor([float(sampling.percent_to_sigma(p)) for p in percents])
+    guider = Prompt(model)
     guider.inner_set_conds({"positive": positive})
-    noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
     with _uncompiled():
         guider.sample(noise, latents, Passes(), sigmas, disable_pbar=True, seed=SEED)
-    if not watch.passes:
-        raise HostMismatch(
-            "No prompt is for the whole picture in this part of the sampling, so there is nothing "
-            "to map: connect the conditioning from before it is set to an area, or look at another "
-            "part."
-        )
-    return sums.maps([entry.concept.placeholder for entry in stack])
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -150,11 +174,12 @@ class Watch:
     """Adds up the attention of each pass: a wrapper around the host's `apply_model`.
 
     Attributes:
-        passes: how many were looked at.
+        layers: how many were looked at so far, each pass's again.
+        left_out: how many passes were not, being over a part of the picture.
     """
 
     def __init__(self, modules: Mapping[str, Any], edit: GatedEdit, sums: AttentionSums) -> None:
-        self.passes = 0
+        self.layers = self.left_out = 0
         self._modules = modules
         self._edit = edit
         self._sums = sums
@@ -163,12 +188,13 @@ class Watch:
     def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         # A prompt for an area comes with that part of the latents alone; where it is, is not said.
         if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
+            self.left_out += 1
             return executor(x, *args, **kwargs)
-        self.passes += 1
         with watched(self._modules, self._add):
             return executor(x, *args, **kwargs)
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
+        self.layers += 1
         # The layers of a pass share their context.
         if self._words is None or self._words[0] is not context:
             self._words = (context, own_words(self._edit.similarity(context)))

@@ -162,12 +162,16 @@ def test_a_concept_that_the_prompt_does_not_name_is_said_to_be_absent(
     assert table.splitlines()[2] == "1\tpot*\t-\t-\t-"
 
 
-def test_prompts_for_an_area_are_left_to_others(node: Node, scene: Scene) -> None:
+def test_prompts_for_an_area_are_left_out_and_that_is_said(
+    node: Node, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     area = host_nodes.ConditioningSetArea().append(scene.encode("a pot*"), 32, 64, 32, 0, 1.0)[0]
     whole = scene.encode("a photo of a teddy*")
     latents = scene.sample()
     alone = look(node, scene, latents, whole)
+    assert "part of the picture" not in caplog.text
     assert torch.equal(look(node, scene, latents, whole + area)[1], alone[1])
+    assert "prompts for a part of the picture are not in the attention map" in caplog.text
     with pytest.raises(ValueError, match="No prompt is for the whole picture"):
         look(node, scene, latents, area)
 
