@@ -6,7 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import ConceptEntry, ConceptStack, add_concepts, apply_stack
+from ..perfusion_core.bridge import (
+    ConceptEntry,
+    ConceptStack,
+    add_concepts,
+    apply_stack,
+    note_applied,
+)
 from .types import CATEGORY, ConceptType, StackType
 
 
@@ -28,6 +34,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
                     tooltip="A stack of Perfusion Combine Concepts, or a single concept.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the concepts."),
                 io.Clip.Output(
@@ -40,5 +47,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
     def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         concepts = [entry.concept for entry in entries]
+        hidden = cls.hidden
+        note_applied(concepts, hidden.unique_id, hidden.prompt, hidden.extra_pnginfo)
         locks = [entry.settings.key_lock for entry in entries]
         return io.NodeOutput(apply_stack(model, entries), add_concepts(clip, concepts, locks))

@@ -16,7 +16,7 @@ from .folder import (
 )
 from .inspect import token_gates
 from .masks import mask_models, register_mask_folder, zero_shot_masks
-from .metadata import register_metadata
+from .metadata import note_applied, register_metadata
 from .models import HostMismatch, detect_family
 from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
@@ -54,6 +54,7 @@ __all__ = [
     "flipped",
     "layer_paths",
     "mask_models",
+    "note_applied",
     "picture_groups",
     "read_pictures",
     "recommended",

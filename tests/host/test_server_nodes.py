@@ -206,6 +206,27 @@ def test_a_saved_picture_names_the_concepts_that_made_it(
     assert named_concepts(client, image) is None
 
 
+def test_a_picture_names_a_concept_that_its_graph_trained_also_when_it_is_cached(
+    host: RunningHost, client: ComfyClient, pictures: list[str]
+) -> None:
+    graph = training(pictures, "nodes/named")
+    # A whole number, as a page sends it, where the input is of the other kind.
+    graph["train"]["inputs"]["train_bias"] = 1
+    graph["apply"] = node(
+        "PerfusionApplyConcepts", model=["demo", 0], clip=["demo", 1], stack=["train", 0]
+    )
+    graph |= sampling(["apply", 0], ["apply", 1])
+    for seed in (21, 22):
+        graph["sampler"]["inputs"]["seed"] = seed
+        result = client.run(graph)
+        (image,) = result.images("image")
+        trained = load_concept(host.models / "perfusion" / "nodes" / "named.safetensors")
+        assert named_concepts(client, image) == [
+            {"node": "apply", "file": "", "placeholder": "teddy*", "hash": trained.hash}
+        ]
+    assert {"train", "apply"} <= result.cached
+
+
 def test_moving_a_slider_of_tune_runs_the_sampler_alone(
     client: ComfyClient, saved: tuple[str, str]
 ) -> None:
