@@ -53,13 +53,14 @@ def word_attention(queries: Tensor, keys: Tensor, heads: int, words: Tensor) -> 
     held = len(queries) * heads * keys.shape[-1]
     parts = [
         (_by_head(part, heads) @ keys).softmax(dim=-1).mean(dim=1) @ wanted
-        for part in queries.split(max(1, MAX_WEIGHTS // held), dim=1)
+        for part in torch.split(queries, max(1, MAX_WEIGHTS // held), dim=1)
     ]
     return torch.cat(parts, dim=1)
 
 
 def _by_head(projected: Tensor, heads: int) -> Tensor:
-    return projected.float().unflatten(-1, (heads, -1)).movedim(2, 1)
+    rows, tokens, width = projected.shape
+    return projected.float().reshape(rows, tokens, heads, width // heads).movedim(2, 1)
 
 
 def layer_size(places: int, height: int, width: int) -> tuple[int, int]:
@@ -165,7 +166,7 @@ class AttentionMaps:
         scale = min(scale, _CELL[1] / max(height, width))
         height, width = round(height * scale), round(width * scale)
         shown = _sized(pictures.movedim(-1, 1).float(), height, width).movedim(1, -1).clamp(0, 1)
-        heat = self.masks(height, width).unflatten(0, self.present.shape)
+        heat = self.masks(height, width).reshape(*self.present.shape, height, width)
         strips = []
         for n, one in enumerate(shown):
             cells = [one, *(_heated(one, heat[n, j], j) for j in range(len(self.names)))]

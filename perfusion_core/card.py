@@ -14,8 +14,8 @@ from .families import FAMILIES, in_order
 from .gates import COLOURS
 from .plots import to_tensor
 
-_WIDTH, _PAD, _PREVIEW, _LABEL = 560, 16, 144, 130
-_LINE, _SIZE, _CHARACTERS = 18, 13, 54
+_WIDTH, _PAD, _PREVIEW, _LABEL = 600, 16, 144, 180
+_LINE, _SIZE, _CHARACTERS = 18, 13, 52
 _MAX_PREVIEW = 2048
 _INK, _FAINT, _EMPTY = "#202020", "#707070", "#ECECEC"
 

@@ -95,21 +95,25 @@ def _loaded(graph: _Graph) -> list[dict[str, str]]:
     found = []
     for key in _nodes(graph, LOADER):
         inputs = graph[key].get("inputs") or {}
-        file, other = inputs.get("file"), inputs.get("placeholder")
+        file, other = (_text(inputs.get(name)) for name in ("file", "placeholder"))
         try:
-            card = read_card(concept_path(file if isinstance(file, str) else ""))
+            card = read_card(concept_path(file))
         except ConceptError:
             continue
-        own = other.strip() if isinstance(other, str) else ""
         found.append(
             {
                 "node": key,
                 "file": file,
-                "placeholder": own or card.placeholder,
+                "placeholder": other.strip() or card.placeholder,
                 "hash": card.hash,
             }
         )
     return found
+
+
+def _text(value: Any) -> str:
+    """The value of a widget; nothing where another node gives it."""
+    return value if isinstance(value, str) else ""
 
 
 def _nodes(graph: _Graph, kind: str) -> Iterable[str]:
