@@ -6,8 +6,9 @@ import sys
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..perfusion_core.bridge import register_folder, register_mask_folder
+from ..perfusion_core.bridge import register_folder, register_mask_folder, register_metadata
 from .apply import PerfusionApplyConcepts
+from .attention_map import PerfusionAttentionMap
 from .combine import PerfusionCombineConcepts
 from .covariance import PerfusionCovariance
 from .demo_model import PerfusionDemoModel
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionCovariance,
     PerfusionZeroShotMask,
     PerfusionGateInspector,
+    PerfusionAttentionMap,
     PerfusionSweep,
     PerfusionConceptInfo,
     PerfusionDemoModel,
@@ -45,6 +47,7 @@ class PerfusionExtension(ComfyExtension):
         register_folder()
         register_mask_folder()
         _register_routes()
+        register_metadata()
         return NODES
 
 

@@ -11,6 +11,7 @@ from ..perfusion_core.bridge import (
     ConceptStack,
     add_concepts,
     apply_stack,
+    note_applied,
     remember_encoder,
 )
 from .types import CATEGORY, ConceptType, StackType
@@ -34,6 +35,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
                     tooltip="A stack of Perfusion Combine Concepts, or a single concept.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the concepts."),
                 io.Clip.Output(
@@ -47,5 +49,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
         remember_encoder(clip)
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         concepts = [entry.concept for entry in entries]
+        hidden = cls.hidden
+        note_applied(concepts, hidden.unique_id, hidden.prompt, hidden.extra_pnginfo)
         locks = [entry.settings.key_lock for entry in entries]
         return io.NodeOutput(apply_stack(model, entries), add_concepts(clip, concepts, locks))

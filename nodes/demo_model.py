@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..demo.examples import names, pictures
 from .types import CATEGORY
+
+CONCEPT = "berry"
 
 
 class PerfusionDemoModel(io.ComfyNode):
@@ -17,17 +20,31 @@ class PerfusionDemoModel(io.ComfyNode):
             description="A small text-to-image model of an emoji world that comes with the pack, "
             "to try everything without a download. Pictures of 128 x 128; prompts such as "
             '"a photo of a teddy next to a cactus on a blue background".',
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "pictures_of",
+                    options=names(),
+                    default=CONCEPT,
+                    optional=True,
+                    tooltip="Which of the world's concepts to give pictures of, to train on. "
+                    "berry, candy, ember and the like are each one look of a teddy, a teapot or "
+                    "another thing that the model has never seen.",
+                ),
+            ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The diffusion model."),
                 io.Clip.Output(display_name="clip", tooltip="Its text encoder."),
                 io.Vae.Output(display_name="vae", tooltip="Its autoencoder."),
+                io.Image.Output(
+                    display_name="pictures",
+                    tooltip="The pictures of the chosen concept, for Perfusion Train Concept.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, pictures_of: str = CONCEPT) -> io.NodeOutput:
         # Not at import: the demo needs the host's model classes, and most users never run it.
         from ..demo.model import load
 
-        return io.NodeOutput(*load())
+        return io.NodeOutput(*load(), pictures(pictures_of))

@@ -1,8 +1,8 @@
 """Turns a graph from ComfyUI's API format into its UI format, and back.
 
 `workflows/` holds the graphs that people open, in the UI's format; `demo/graphs/` holds the same
-graphs in the API's format, which the demo and the tests queue. One is made from the other, and a
-test checks that they still are the same graph.
+graphs in the API's format, which the demo and the tests queue, and beside each a text that becomes
+a note on its canvas. One is made from the other, and a test checks that they still are the same.
 
     python -m tools.workflows        rewrites workflows/ from demo/graphs/ (starts the host)
 """
@@ -65,10 +65,12 @@ def _depths(graph: Graph) -> dict[str, int]:
     return depths
 
 
-def to_ui(graph: Graph, object_info: ObjectInfo) -> dict[str, Any]:
+def to_ui(graph: Graph, object_info: ObjectInfo, note: str = "") -> dict[str, Any]:
     """The graph as the UI saves one. Node ids must be numbers in strings; columns follow the links.
 
-    A node's `_meta` may hold `title`, and `note` texts become notes on the canvas.
+    Args:
+        graph: a node's `_meta` may hold a `title`.
+        note: in Markdown; stands above the graph.
     """
     links: list[list[Any]] = []
     nodes: dict[str, dict[str, Any]] = {}
@@ -127,8 +129,12 @@ def to_ui(graph: Graph, object_info: ObjectInfo) -> dict[str, Any]:
             nodes[key]["title"] = title
     for number, source, slot, *_ in links:
         nodes[str(source)]["outputs"][slot]["links"].append(number)
+    last = max(int(k) for k in graph)
+    if note:
+        last += 1
+        nodes[str(last)] = _note(last, note, len(nodes))
     return {
-        "last_node_id": max(int(k) for k in graph),
+        "last_node_id": last,
         "last_link_id": len(links),
         "nodes": list(nodes.values()),
         "links": links,
@@ -136,6 +142,29 @@ def to_ui(graph: Graph, object_info: ObjectInfo) -> dict[str, Any]:
         "config": {},
         "extra": {},
         "version": 0.4,
+    }
+
+
+def _note(number: int, text: str, order: int) -> dict[str, Any]:
+    """A note of the UI's own, wide enough to read and above everything else."""
+    wide = 2 * COLUMN - 70
+    lines = sum(1 + len(line) * 7 // wide for line in text.splitlines())
+    height = 60 + 22 * lines
+    return {
+        "id": number,
+        "type": "MarkdownNote",
+        "pos": [60, 80 - height - ROW_GAP],
+        "size": [wide, height],
+        "flags": {},
+        "order": order,
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+        "title": "Read me",
+        "properties": {},
+        "widgets_values": [text],
+        "color": "#432",
+        "bgcolor": "#653",
     }
 
 
@@ -172,6 +201,11 @@ def load_api(name: str) -> Graph:
     return graph
 
 
+def load_note(name: str) -> str:
+    """What its note says of one of the demo's graphs."""
+    return (API_GRAPHS / f"{name}.md").read_text(encoding="utf-8")
+
+
 def main() -> None:
     from tools.host import ready_host
     from tools.server import running_host
@@ -179,7 +213,8 @@ def main() -> None:
     with running_host(ready_host()) as host:
         object_info = host.client.object_info()
     for path in sorted(API_GRAPHS.glob("*.json")):
-        text = json.dumps(to_ui(load_api(path.stem), object_info), indent=1)
+        made = to_ui(load_api(path.stem), object_info, load_note(path.stem))
+        text = json.dumps(made, indent=1, ensure_ascii=False)
         (UI_GRAPHS / path.name).write_text(text + "\n", encoding="utf-8")
         print(f"wrote workflows/{path.name}")
 

@@ -3,6 +3,7 @@
 Importing this package needs no ComfyUI; calling most of it does.
 """
 
+from .attention import Look, attention_maps
 from .backbone import HostBackbone, training_backbone
 from .catalogue import (
     Listed,
@@ -24,6 +25,7 @@ from .folder import (
 from .inspect import token_gates
 from .live import Run, begin_live, move_live, tell_page, write_back
 from .masks import mask_models, register_mask_folder, zero_shot_masks
+from .metadata import note_applied, register_metadata
 from .models import HostMismatch, detect_family
 from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
 from .prompts import add_concepts
@@ -56,12 +58,14 @@ __all__ = [
     "HostBackbone",
     "HostMismatch",
     "Listed",
+    "Look",
     "NoEncoder",
     "Picture",
     "Run",
     "Similarities",
     "add_concepts",
     "apply_stack",
+    "attention_maps",
     "begin_live",
     "bring_to_size",
     "checkpoint_family",
@@ -81,12 +85,14 @@ __all__ = [
     "layer_paths",
     "mask_models",
     "move_live",
+    "note_applied",
     "picture_groups",
     "prompt_similarities",
     "read_pictures",
     "recommended",
     "register_folder",
     "register_mask_folder",
+    "register_metadata",
     "remember_encoder",
     "renamed",
     "save_path",

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from ..edit import GatedEdit
 from ..gates import TokenGates
 from .models import HostMismatch
 from .prompts import add_concepts, encode, tokenizers_of
-from .stack import ConceptEntry
+from .stack import ConceptEntry, edit_of
 
 
 def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
@@ -34,13 +33,7 @@ def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenG
     model_management.load_models_gpu([knowing.patcher])
     with torch.no_grad():
         encoding = encode(knowing, [text])
-    edit = GatedEdit(
-        torch.stack([c.target_input for c in concepts]),
-        torch.stack([c.whitened_target for c in concepts]),
-        torch.stack([c.superclass_encoding for c in concepts]),
-        [entry.settings for entry in entries],
-        [entry.title for entry in entries],
-    )
+    edit = edit_of(entries)
     real = encoding.mask
     context = encoding.context[real].float()
     words = [w for row, kept in zip(_words(knowing, text), real.tolist(), strict=True)

@@ -75,13 +75,18 @@ def layers_of(model: Any, family: Family) -> dict[str, Layer]:
 def network_layers(network: Any, family: Family) -> dict[str, Layer]:
     """The cross-attention layers of a host's diffusion model by path, in the network's order."""
     where, layers = family.attention, {}
-    for path, module in network.named_modules():
-        path = path.replace("_orig_mod.", "")  # what torch.compile puts in
-        if not where.is_layer(path) or not hasattr(module, where.key):
-            continue
+    for path, module in attention_modules(network, family).items():
         key, value = getattr(module, where.key), getattr(module, where.value)
         layers[path] = Layer(key, value, text_width=key.in_features, out=value.out_features)
     return layers
+
+
+def attention_modules(network: Any, family: Family) -> dict[str, Any]:
+    """The host's modules at those paths."""
+    where = family.attention
+    # torch.compile puts its own part into a path.
+    named = ((path.replace("_orig_mod.", ""), part) for path, part in network.named_modules())
+    return {path: part for path, part in named if where.is_layer(path) and hasattr(part, where.key)}
 
 
 def compute_dtype(base: Any) -> torch.dtype:

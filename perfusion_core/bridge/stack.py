@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +84,18 @@ def refuse_clash(one: Concept, other: Concept) -> None:
 def stack_of(model: Any) -> ConceptStack:
     """The concepts on a host's MODEL."""
     return model.get_attachment(KEY) or ()
+
+
+def edit_of(entries: Sequence[ConceptEntry]) -> GatedEdit:
+    """The edit of all of `entries`, to ask for similarities and gates; there must be one."""
+    concepts = [entry.concept for entry in entries]
+    return GatedEdit(
+        torch.stack([c.target_input for c in concepts]),
+        torch.stack([c.whitened_target for c in concepts]),
+        torch.stack([c.superclass_encoding for c in concepts]),
+        [entry.settings for entry in entries],
+        [entry.title for entry in entries],
+    )
 
 
 def apply_stack(model: Any, entries: Iterable[ConceptEntry]) -> Any:

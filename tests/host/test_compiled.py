@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import nodes
 import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from tiny_models import sample, tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, tune
+from perfusion_core.bridge import (
+    ConceptEntry,
+    Look,
+    add_concepts,
+    apply_stack,
+    attention_maps,
+    tune,
+)
 from perfusion_core.settings import ConceptSettings, KeyLock
 
 ON = ConceptSettings(0.5, 0.15)
@@ -88,4 +96,22 @@ def test_the_stock_graph_is_not_compiled_again_after_a_concept() -> None:
     sample(apply_stack(compiled, [ConceptEntry(teddy, ON)]), knowing)
     before = compiler.graphs
     assert torch.equal(sample(compiled, knowing), stock)
+    assert compiler.graphs == before
+
+
+def test_an_attention_map_of_a_compiled_model_is_that_of_the_model_and_compiles_nothing() -> None:
+    model, clip = tiny_model(**SMALL), tiny_clip()
+    teddy = tiny_concept(model, clip)
+    knowing = add_concepts(clip, [teddy])
+    plain = apply_stack(model, [ConceptEntry(teddy, ON)])
+    compiler = Compiler()
+    compiled = compiler.on(plain)
+    latent = {"samples": sample(compiled, knowing)}
+    before = compiler.graphs
+    assert before > 0
+    with torch.inference_mode():
+        prompt = nodes.CLIPTextEncode().encode(knowing, "a photo of a teddy*")[0]
+        maps = [attention_maps(m, prompt, latent, Look(2)).shares for m in (compiled, plain)]
+    assert maps[0].any()
+    torch.testing.assert_close(*maps)
     assert compiler.graphs == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from PIL import Image
 
 from tools.client import ComfyClient, GraphRejected, Result
 from tools.server import RunningHost
-from tools.workflows import API_GRAPHS, UI_GRAPHS, Graph, load_api, to_api, to_ui
+from tools.workflows import API_GRAPHS, UI_GRAPHS, Graph, load_api, load_note, to_api, to_ui
 
 PICTURES = Path(__file__).parents[2] / "demo" / "concepts"
 NAMES = sorted(path.stem for path in API_GRAPHS.glob("*.json"))
+# One sampler, on the built-in model, with concepts of files.
+SAMPLING = ("compose_two", "tune_bias", "use_concept")
+REAL = {"sd15_train_and_use": 512, "sdxl_train_and_use": 1024}
 
 
 def inputs(graph: Graph, kind: str, number: int = 0) -> dict[str, Any]:
@@ -79,7 +83,7 @@ def test_a_concept_that_was_just_saved_is_in_the_loaders_list(concepts: ComfyCli
     assert {"berry.safetensors", "royal.safetensors"} <= set(names)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "train_concept"])
+@pytest.mark.parametrize("name", SAMPLING)
 def test_the_graph_runs_and_its_concepts_change_the_picture(
     concepts: ComfyClient, name: str
 ) -> None:
@@ -89,7 +93,7 @@ def test_the_graph_runs_and_its_concepts_change_the_picture(
     assert (edited != pixels(concepts, stock(load_api(name)))).any()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "train_concept"])
+@pytest.mark.parametrize("name", SAMPLING)
 def test_strength_0_is_the_stock_image_bit_for_bit(concepts: ComfyClient, name: str) -> None:
     graph = load_api(name)
     # The prompt without a placeholder, since the stock text encoder does not know one.
@@ -163,12 +167,57 @@ def test_a_missing_file_is_refused_by_name(concepts: ComfyClient) -> None:
         concepts.queue(graph)
 
 
+def quick(graph: Graph, client: ComfyClient) -> Graph:
+    """The same graph in seconds: few steps, small, and the built-in model for checkpoints."""
+    picture = client.upload_image(next((PICTURES / "berry").glob("*.png")))
+    changes = {"steps": 2, "batch_size": 1, "resolution": 64, "width": 64, "height": 64}
+    changes |= {"biases": "0.4, 0.8", "temperatures": "0.15", "image": picture}
+    for node in graph.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node |= {"class_type": "PerfusionDemoModel", "inputs": {}}
+        for name, value in node["inputs"].items():
+            if name in changes and not isinstance(value, list):
+                node["inputs"][name] = changes[name]
+    return graph
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_graph_runs_to_its_end(concepts: ComfyClient, name: str) -> None:
+    graph = quick(load_api(name), concepts)
+    # Not under the names that other tests load.
+    for node in graph.values():
+        if node["class_type"] == "PerfusionSaveConcept":
+            node["inputs"]["name"] = f"quick/{name}"
+    outputs = concepts.run(graph).outputs
+    info = concepts.object_info()
+    expected = {key for key, node in graph.items() if info[node["class_type"]]["output_node"]}
+    assert expected
+    assert expected <= set(outputs)
+
+
+@pytest.mark.parametrize(("name", "side"), REAL.items())
+def test_graphs_for_real_models_have_the_published_settings(name: str, side: int) -> None:
+    graph = load_api(name)
+    training = inputs(graph, "PerfusionTrainConcept")
+    published = {
+        "embedding_rate": 0.006,
+        "value_rate": 0.03,
+        "train_bias": 0.75,
+        "train_temperature": 0.1,
+        "ema": 0.99,
+    }
+    assert training.items() >= published.items()
+    assert training["resolution"] == side
+    tuning = inputs(graph, "PerfusionTune")
+    assert 0.6 <= tuning["bias"] <= 0.75
+    assert tuning["temperature"] == 0.15
+    assert inputs(graph, "EmptyLatentImage")["width"] == side
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_people_open_is_the_graph_that_is_tested(
     client: ComfyClient, name: str
 ) -> None:
-    import json
-
     object_info = client.object_info()
     saved = json.loads((UI_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
     tested = load_api(name)
@@ -179,3 +228,17 @@ def test_the_workflow_people_open_is_the_graph_that_is_tested(
         # The UI writes every widget's value; those that the API graph leaves out are defaults.
         assert found[key]["inputs"].items() >= node["inputs"].items()
     assert to_api(to_ui(tested, object_info), object_info) == found
+    (note,) = (node for node in saved["nodes"] if node["type"] == "MarkdownNote")
+    assert note["widgets_values"] == [load_note(name)]
+    assert "seed 1" in load_note(name).lower()
+    assert "**Expected:**" in load_note(name)
+
+
+def test_the_template_browser_has_every_graph_with_its_picture(client: ComfyClient) -> None:
+    assert set(NAMES) == {path.stem for path in UI_GRAPHS.glob("*.json")}
+    listed = client._get("/workflow_templates")
+    (pack,) = (name for name, found in listed.items() if "quick_start" in found)
+    assert set(listed[pack]) == set(NAMES)
+    for name in sorted(set(NAMES) - REAL.keys()):
+        picture = client._request(f"/api/workflow_templates/{pack}/{name}.jpg")
+        assert min(Image.open(io.BytesIO(picture)).size) > 100

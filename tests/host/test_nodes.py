@@ -306,10 +306,12 @@ def test_combine_and_apply_equal_chained_loaders(
 
 
 def test_the_info_says_what_the_concept_holds(nodes: dict[str, Node], concept: Any) -> None:
-    text, placeholder, superclass = call(nodes["PerfusionConceptInfo"], concept=concept).args
+    text, placeholder, superclass, card = call(nodes["PerfusionConceptInfo"], concept=concept).args
     assert (placeholder, superclass) == ("teddy*", "teddy")
     for line in ("superclass: teddy", "layers: 7", "training steps: 2", "vectors: 1"):
         assert line in text.splitlines()
+    assert card.shape[0] == 1
+    assert card.std() > 0.05
 
 
 def test_training_gives_a_concept_with_a_preview_and_a_report(

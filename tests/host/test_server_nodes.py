@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from perfusion_core.concept_file import load_concept
 from tools.client import ComfyClient, GraphFailed, GraphInterrupted, GraphRejected
 from tools.server import RunningHost
 
@@ -168,6 +172,59 @@ def test_chained_loaders_equal_combined_concepts(
     expected = picture(client, combined)
     assert picture(client, chained) == expected
     assert picture(client, single) != expected
+
+
+def named_concepts(client: ComfyClient, image: Mapping[str, str]) -> Any:
+    """What a saved picture's metadata say of concepts."""
+    text = Image.open(io.BytesIO(client.view(image))).text
+    assert "prompt" in text
+    return json.loads(text.get("perfusion_concepts", "null"))
+
+
+def test_a_saved_picture_names_the_concepts_that_made_it(
+    host: RunningHost, client: ComfyClient, saved: tuple[str, str]
+) -> None:
+    graph = use({"file": saved[0]}, {"file": saved[1], "placeholder": "cup*"})
+    expected = [
+        {
+            "node": str(number),
+            "file": file,
+            "placeholder": placeholder,
+            "hash": load_concept(host.models / "perfusion" / file).hash,
+        }
+        for number, (file, placeholder) in enumerate(
+            zip(saved, ("teddy*", "cup*"), strict=True), start=1
+        )
+    ]
+    for seed in (11, 12):
+        graph["sampler"]["inputs"]["seed"] = seed
+        result = client.run(graph)
+        (image,) = result.images("image")
+        assert named_concepts(client, image) == expected
+    assert {"1", "2"} <= result.cached  # the second time no loader ran
+    (image,) = client.run(use()).images("image")
+    assert named_concepts(client, image) is None
+
+
+def test_a_picture_names_a_concept_that_its_graph_trained_also_when_it_is_cached(
+    host: RunningHost, client: ComfyClient, pictures: list[str]
+) -> None:
+    graph = training(pictures, "nodes/named")
+    # A whole number, as a page sends it, where the input is of the other kind.
+    graph["train"]["inputs"]["train_bias"] = 1
+    graph["apply"] = node(
+        "PerfusionApplyConcepts", model=["demo", 0], clip=["demo", 1], stack=["train", 0]
+    )
+    graph |= sampling(["apply", 0], ["apply", 1])
+    for seed in (21, 22):
+        graph["sampler"]["inputs"]["seed"] = seed
+        result = client.run(graph)
+        (image,) = result.images("image")
+        trained = load_concept(host.models / "perfusion" / "nodes" / "named.safetensors")
+        assert named_concepts(client, image) == [
+            {"node": "apply", "file": "", "placeholder": "teddy*", "hash": trained.hash}
+        ]
+    assert {"train", "apply"} <= result.cached
 
 
 def test_moving_a_slider_of_tune_runs_the_sampler_alone(
