@@ -30,7 +30,13 @@ from ..perfusion_core.concept import Concept, check_words
 from ..perfusion_core.concept_file import save_concept
 from ..perfusion_core.covariance import Covariance
 from ..perfusion_core.plots import loss_plot
-from ..perfusion_core.training import MAX_VECTORS, TrainingResult, TrainingSettings, train
+from ..perfusion_core.training import (
+    KEY_MODES,
+    MAX_VECTORS,
+    TrainingResult,
+    TrainingSettings,
+    train,
+)
 from .types import CATEGORY, ConceptType, CovarianceType
 
 DEFAULTS = TrainingSettings()
@@ -209,6 +215,15 @@ class PerfusionTrainConcept(io.ComfyNode):
                     optional=True,
                     tooltip="A concept to go on from, such as a loader's; of the same superclass.",
                 ),
+                io.Combo.Input(
+                    "key_mode",
+                    options=list(KEY_MODES),
+                    default=DEFAULTS.key_mode,
+                    optional=True,
+                    tooltip="locked: the concept's word takes the layout of its superclass, which "
+                    "is what Perfusion is about. trained: each layer learns a key of its own too, "
+                    "for comparison; follows prompts less and makes the file larger.",
+                ),
             ],
             outputs=[
                 ConceptType.Output(
@@ -249,6 +264,7 @@ class PerfusionTrainConcept(io.ComfyNode):
         on_cancel: Sequence[str] = ("discard",),
         save_every: Sequence[int] = (0,),
         resume: Sequence[ConceptEntry | None] = (None,),
+        key_mode: Sequence[str] = (DEFAULTS.key_mode,),
     ) -> io.NodeOutput:
         settings = TrainingSettings(
             steps=steps[0],
@@ -260,6 +276,7 @@ class PerfusionTrainConcept(io.ComfyNode):
             bias=train_bias[0],
             temperature=train_temperature[0],
             ema=ema[0],
+            key_mode=key_mode[0],
         )
         word, kind = placeholder[0].strip(), superclass[0].strip()
         # Everything that can be refused is refused before anything takes long.

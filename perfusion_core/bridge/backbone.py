@@ -76,11 +76,16 @@ class HostBackbone:
         return Encoded(encoding.context, encoding.vectors & ~after, encoding.pooled)
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
-        projection = self._layers[layer].value
+        return self._projected(self._layers[layer].value, encoding)
+
+    def key_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        return self._projected(self._layers[layer].key, encoding)
+
+    def _projected(self, projection: Any, encoding: Tensor) -> Tensor:
         with torch.no_grad():
             context = encoding[None, None].to(self.device, compute_dtype(self._base))
-            values: Tensor = projection(context)
-        return values[0, 0].float()
+            projected: Tensor = projection(context)
+        return projected[0, 0].float()
 
     def loss(
         self,
@@ -90,6 +95,7 @@ class HostBackbone:
         encoded: Encoded,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
+        key_differences: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         base, device = self._base, self.device
         sampling = base.model_sampling
@@ -102,7 +108,12 @@ class HostBackbone:
         conditions = self._conditions(encoded, noisy)
         edits = dict.fromkeys(self._layers, edit)
         with edited(
-            self._layers, edits, Differences(differences), noisy.device, compute_dtype(base)
+            self._layers,
+            edits,
+            Differences(differences),
+            noisy.device,
+            compute_dtype(base),
+            key_differences=Differences(key_differences) if key_differences else None,
         ):
             denoised = base.apply_model(
                 noisy, sigmas, transformer_options=self._options(), **conditions

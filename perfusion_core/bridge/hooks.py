@@ -78,7 +78,7 @@ class Hook:
         original: the forward that was there before.
         current: the pass.
         edit: of this layer.
-        difference: D [J, out] of this layer.
+        difference: D [J, out] of this layer, or of its keys where they are trained.
     """
 
     original: Any
@@ -98,6 +98,14 @@ def _edited_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any
     return hook.original(hook.current.prepare(hook.edit, context).keys, *args, **kwargs)
 
 
+def _trained_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """W_K e' through the layer's own forward, and the learned differences of trained keys."""
+    hook: Hook = module._perfusion_hook
+    prepared = hook.current.prepare(hook.edit, context)
+    keys = hook.original(prepared.keys, *args, **kwargs)
+    return add_values(keys, prepared.weights, hook.difference)
+
+
 def _edited_values(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
     """W_V e' through the layer's own forward, and the learned differences."""
     hook: Hook = module._perfusion_hook
@@ -114,6 +122,7 @@ def edited(
     device: torch.device,
     dtype: torch.dtype,
     prompts: Sequence[LockedPrompt] = (),
+    key_differences: Differences | None = None,
 ) -> Iterator[None]:
     """Within this context the layers' projections are edited; afterwards they are as before.
 
@@ -124,6 +133,8 @@ def edited(
         differences: of those layers.
         device, dtype: of the contexts that are to be expected. Others work, and cost a copy each.
         prompts: for the global key lock.
+        key_differences: of those layers, where concepts have trained keys; None where all keys are
+            locked.
     """
     current = EditedPass(prompts)
     before: list[tuple[Any, dict[str, Any]]] = []
@@ -135,6 +146,10 @@ def edited(
             for module, forward in ((layer.key, _edited_keys), (layer.value, _edited_values)):
                 hook = Hook(_own(module), current, edit, difference)
                 _put(module, forward, hook, before)
+            if key_differences is not None:
+                trained = key_differences.on(path, device, dtype)
+                hook = Hook(_own(layer.key), current, edit, trained)
+                _put(layer.key, _trained_keys, hook, before)
         yield
     finally:
         for module, entries in reversed(before):
