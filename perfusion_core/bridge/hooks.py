@@ -123,7 +123,8 @@ def edited(
     dtype: torch.dtype,
     prompts: Sequence[LockedPrompt] = (),
     key_differences: Differences | None = None,
-) -> Iterator[None]:
+    current: EditedPass | None = None,
+) -> Iterator[EditedPass]:
     """Within this context the layers' projections are edited; afterwards they are as before.
 
     Args:
@@ -135,8 +136,11 @@ def edited(
         prompts: for the global key lock.
         key_differences: of those layers, where concepts have trained keys; None where all keys are
             locked.
+        current: the pass, when it is one that began before; a block of it runs again for backward.
+
+    Gives the pass.
     """
-    current = EditedPass(prompts)
+    current = current or EditedPass(prompts)
     before: list[tuple[Any, dict[str, Any]]] = []
     try:
         for path, edit in edits.items():
@@ -150,7 +154,7 @@ def edited(
                 trained = key_differences.on(path, device, dtype)
                 hook = Hook(_own(layer.key), current, edit, trained)
                 _put(layer.key, _trained_keys, hook, before)
-        yield
+        yield current
     finally:
         for module, entries in reversed(before):
             for name in ("forward", HOOK):
