@@ -2,6 +2,7 @@
 PYTHON ?= python3
 HOST := $(PYTHON) -m tools.host
 ARGS ?=
+TESTS ?= tests/unit tests/host
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab serve test test-unit bench lint format clean clean-all
@@ -21,8 +22,8 @@ lab: ## the paper's ablations, measured in the built-in world (long; ARGS=--full
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)
 
-test: ## unit tests and tests in the real ComfyUI
-	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch -- -m pytest tests/unit tests/host $(ARGS)
+test: ## unit tests and tests in the real ComfyUI (TESTS=tests/host/test_x.py: those alone)
+	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch -- -m pytest $(TESTS) $(ARGS)
 
 test-unit: ## the tests that need no ComfyUI (seconds)
 	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)

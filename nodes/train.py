@@ -385,7 +385,7 @@ class PerfusionTrainConcept(io.ComfyNode):
         return io.NodeOutput(
             recommended(concept),
             loss_plot(result.losses),
-            contact_sheet(watch.validation.looks, shown, chosen),
+            contact_sheet(watch.validation.looks, [p.replace("{}", word) for p in shown], chosen),
             ui=ui.PreviewText(_summary(result, sizes) + _selection(concept)),
         )
 

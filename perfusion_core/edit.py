@@ -168,9 +168,13 @@ class GatedEdit:
         with torch.autocast(context.device.type, enabled=False):
             own = self._on(context)
             fine = _fine(context)
-            weights = own.strengths * self.gates(context)
-            edited = fine - (fine @ own.whitened.T) @ own.removed + weights @ own.superclasses
-            edited = edited.to(context.dtype)
+            projected = fine @ own.whitened.T
+            openings = (projected / own.norms - own.biases) / own.temperatures
+            weights = own.strengths * torch.sigmoid(openings)
+            # e - I c + sum g_j p_j in one product: it is done in every pass, on few numbers.
+            moves = torch.cat([projected, weights], dim=-1).flatten(end_dim=-2)
+            edited = torch.addmm(fine.flatten(end_dim=-2), moves, own.moves)
+            edited = edited.reshape(context.shape).to(context.dtype)
             keys = self._locked_keys(context, edited, prompts)
             return PreparedContext(edited, keys, weights.to(context.dtype))
 
@@ -228,8 +232,7 @@ class GatedEdit:
         return _Tensors(
             whitened=moved(whitened),
             norms=moved((whitened * inputs).sum(dim=1)),
-            removed=moved(self.mixing.T @ inputs),
-            superclasses=moved(self.superclasses),
+            moves=moved(torch.cat([-self.mixing.T @ inputs, self.superclasses.cpu().double()])),
             biases=row("bias"),
             temperatures=row("temperature"),
             strengths=row("strength"),
@@ -240,34 +243,34 @@ class GatedEdit:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """u [J, d], G_jj [J], M^T I^T [J, d], p [J, d], the sliders [J], the global lock's strength."""
+    """u [J, d], G_jj [J], -M^T I^T over p [2 J, d], the sliders [J], the global lock's strength."""
 
     whitened: Tensor
     norms: Tensor
-    removed: Tensor
-    superclasses: Tensor
+    moves: Tensor
     biases: Tensor
     temperatures: Tensor
     strengths: Tensor
     lock: Tensor
 
 
-def add_values(values: Tensor, weights: Tensor, differences: Tensor) -> Tensor:
+def add_values(
+    values: Tensor, weights: Tensor, differences: Tensor, *, in_place: bool = False
+) -> Tensor:
     """The values of edited layers: W_V e' + sum_j strength_j g_j D_j.
 
     Args:
         values: W_V e' [..., T, out], what the layer's own forward gave.
         weights: strength * g [..., T, J], of `GatedEdit.prepare`.
         differences: D [J, out], the learned values less W_V p, of this layer.
+        in_place: nobody else holds `values`, so that it may be overwritten.
 
     Returns [..., T, out] in the dtype of `values`.
     """
-    flat = torch.addmm(
-        values.reshape(-1, values.shape[-1]),
-        weights.reshape(-1, weights.shape[-1]).to(values.dtype),
-        differences.to(values),
-    )
-    return flat.reshape(values.shape)
+    flat = values.reshape(-1, values.shape[-1])
+    add = flat.addmm_ if in_place else flat.addmm
+    added = add(weights.reshape(-1, weights.shape[-1]).to(values.dtype), differences.to(values))
+    return added.reshape(values.shape)
 
 
 def mixing_matrix(gram: Tensor, strengths: Sequence[float], names: Sequence[str]) -> Tensor:

@@ -70,7 +70,7 @@ class EditedPass:
         return prepared
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: 32 of them are made for each pass, and freezing is slow
 class Hook:
     """What one projection needs for one pass; lies on the module, under `HOOK`.
 
@@ -79,12 +79,15 @@ class Hook:
         current: the pass.
         edit: of this layer.
         difference: D [J, out] of this layer, or of its keys where they are trained.
+        fresh: what `original` gives belongs to the caller alone: it is a linear layer's own
+            forward. (One that somebody has put in its place may keep what it gave.)
     """
 
     original: Any
     current: EditedPass
     edit: GatedEdit
     difference: Tensor
+    fresh: bool
 
 
 HOOK = "_perfusion_hook"
@@ -111,7 +114,7 @@ def _edited_values(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> A
     hook: Hook = module._perfusion_hook
     prepared = hook.current.prepare(hook.edit, context)
     values = hook.original(prepared.context, *args, **kwargs)
-    return add_values(values, prepared.weights, hook.difference)
+    return add_values(values, prepared.weights, hook.difference, in_place=hook.fresh)
 
 
 @contextmanager
@@ -148,11 +151,12 @@ def edited(
             difference = differences.on(path, device, dtype)
             layer = layers[path]
             for module, forward in ((layer.key, _edited_keys), (layer.value, _edited_values)):
-                hook = Hook(_own(module), current, edit, difference)
-                _put(module, forward, hook, before)
+                original = _own(module)
+                fresh = isinstance(module, torch.nn.Linear) and _is_own_method(module, original)
+                _put(module, forward, Hook(original, current, edit, difference, fresh), before)
             if key_differences is not None:
                 trained = key_differences.on(path, device, dtype)
-                hook = Hook(_own(layer.key), current, edit, trained)
+                hook = Hook(_own(layer.key), current, edit, trained, fresh=False)
                 _put(layer.key, _trained_keys, hook, before)
         yield current
     finally:
@@ -166,6 +170,10 @@ def _own(module: Any) -> Any:
     """The module's forward without a hook of ours: a pass within a pass replaces the edit."""
     hook = module.__dict__.get(HOOK)
     return module.forward if hook is None else hook.original
+
+
+def _is_own_method(module: Any, forward: Any) -> bool:
+    return getattr(forward, "__func__", None) is type(module).forward
 
 
 def _put(module: Any, forward: Any, hook: Hook, before: list[tuple[Any, dict[str, Any]]]) -> None:
