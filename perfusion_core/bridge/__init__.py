@@ -4,7 +4,7 @@ Importing this package needs no ComfyUI; calling most of it does.
 """
 
 from .attention import Look, attention_maps
-from .backbone import HostBackbone, training_backbone
+from .backbone import CHECKPOINTING, HostBackbone, training_backbone
 from .catalogue import (
     Listed,
     checkpoint_family,
@@ -27,8 +27,18 @@ from .live import Run, begin_live, move_live, tell_page, write_back
 from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .metadata import note_applied, register_metadata
 from .models import HostMismatch, detect_family
-from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
+from .pictures import (
+    Picture,
+    bring_to_size,
+    flipped,
+    picture_groups,
+    prompt_lines,
+    read_pictures,
+    thumbnail,
+)
 from .prompts import add_concepts
+from .sampling import BackbonePainter
+from .scores import ClipScorer
 from .stack import (
     ConceptEntry,
     ConceptStack,
@@ -51,8 +61,11 @@ from .tokens import (
 )
 
 __all__ = [
+    "CHECKPOINTING",
     "MAX_CONCEPTS",
+    "BackbonePainter",
     "Busy",
+    "ClipScorer",
     "ConceptEntry",
     "ConceptStack",
     "HostBackbone",
@@ -87,6 +100,7 @@ __all__ = [
     "move_live",
     "note_applied",
     "picture_groups",
+    "prompt_lines",
     "prompt_similarities",
     "read_pictures",
     "recommended",
