@@ -106,10 +106,11 @@ def train_lora(
     precision = "fp32" if compute_dtype(model.model) == torch.float32 else "bf16"
     torch.manual_seed(SEED)  # the node draws from the global generator
     with _told(on_step):
-        # Every input is a list: the node takes lists.
+        # Every input is a list: the node takes lists. The latents come one by one: it trips over a
+        # single batch of several (0.3.75).
         output = TrainLoraNode.execute(
             model=[model],
-            latents=[{"samples": latents}],
+            latents=[{"samples": latent[None]} for latent in latents],
             positive=[list(positive)],
             batch_size=[batch],
             steps=[steps],
