@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from comfy import model_management
-from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.batches import TrainingError
 from ..perfusion_core.bridge import (
+    CHECKPOINTING,
+    BackbonePainter,
+    ClipScorer,
     ConceptEntry,
     bring_to_size,
     covariance_of,
-    default_name,
     detect_family,
     flipped,
     picture_groups,
+    prompt_lines,
     read_pictures,
     recommended,
-    save_path,
     thumbnail,
     training_backbone,
 )
 from ..perfusion_core.concept import Concept, check_words
-from ..perfusion_core.concept_file import save_concept
 from ..perfusion_core.covariance import Covariance
-from ..perfusion_core.plots import loss_plot
-from ..perfusion_core.training import MAX_VECTORS, TrainingResult, TrainingSettings, train
+from ..perfusion_core.plots import contact_sheet, loss_plot
+from ..perfusion_core.selection import Validation
+from ..perfusion_core.templates import validation_prompts
+from ..perfusion_core.training import (
+    KEY_MODES,
+    MAX_VECTORS,
+    TrainingResult,
+    TrainingSettings,
+    train,
+)
 from .types import CATEGORY, ConceptType, CovarianceType
+from .watch import TrainingWatch, stop_when_asked
 
 DEFAULTS = TrainingSettings()
 
@@ -47,6 +56,7 @@ class PerfusionTrainConcept(io.ComfyNode):
             "one vector per cross-attention layer. The model itself does not change.",
             # Pictures of a list come together; otherwise each would train a concept of its own.
             is_input_list=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -209,6 +219,52 @@ class PerfusionTrainConcept(io.ComfyNode):
                     optional=True,
                     tooltip="A concept to go on from, such as a loader's; of the same superclass.",
                 ),
+                io.Combo.Input(
+                    "key_mode",
+                    options=list(KEY_MODES),
+                    default=DEFAULTS.key_mode,
+                    optional=True,
+                    tooltip="locked: the concept's word takes the layout of its superclass, which "
+                    "is what Perfusion is about. trained: each layer learns a key of its own too, "
+                    "for comparison; follows prompts less and makes the file larger.",
+                ),
+                io.Combo.Input(
+                    "checkpointing",
+                    options=list(CHECKPOINTING),
+                    default=CHECKPOINTING[0],
+                    optional=True,
+                    tooltip="Gradient checkpointing: a fraction of the memory, for a step that "
+                    "takes about a third longer; the concept is the same. auto: where training "
+                    "would not fit into the free memory otherwise.",
+                ),
+                io.Int.Input(
+                    "preview_every",
+                    default=50,
+                    min=0,
+                    max=100000,
+                    optional=True,
+                    tooltip="Paint a validation picture with the concept so far every so many "
+                    "steps and show it on the node. What is learned does not depend on it. 0: do "
+                    "not.",
+                ),
+                io.String.Input(
+                    "validation",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Prompts of validation pictures, one a line, with {} or the "
+                    "placeholder where the thing stands. The first is the preview. Empty: "
+                    "built-in ones, in places that training pictures rarely have.",
+                ),
+                io.Boolean.Input(
+                    "select",
+                    default=False,
+                    optional=True,
+                    tooltip="Score all validation pictures, every preview_every steps, with a CLIP "
+                    "model of models/clip_vision (a folder with config.json and "
+                    "model.safetensors); give out the best step, not the last, with the bias and "
+                    "temperature that score best.",
+                ),
             ],
             outputs=[
                 ConceptType.Output(
@@ -219,6 +275,11 @@ class PerfusionTrainConcept(io.ComfyNode):
                     display_name="loss_plot",
                     tooltip="The loss of every step and its running mean. It should fall, then "
                     "level out.",
+                ),
+                io.Image.Output(
+                    display_name="contact_sheet",
+                    tooltip="The validation pictures over the steps, with their scores where there "
+                    "are any.",
                 ),
             ],
         )
@@ -249,6 +310,11 @@ class PerfusionTrainConcept(io.ComfyNode):
         on_cancel: Sequence[str] = ("discard",),
         save_every: Sequence[int] = (0,),
         resume: Sequence[ConceptEntry | None] = (None,),
+        key_mode: Sequence[str] = (DEFAULTS.key_mode,),
+        checkpointing: Sequence[str] = (CHECKPOINTING[0],),
+        preview_every: Sequence[int] = (50,),
+        validation: Sequence[str] = ("",),
+        select: Sequence[bool] = (False,),
     ) -> io.NodeOutput:
         settings = TrainingSettings(
             steps=steps[0],
@@ -260,21 +326,41 @@ class PerfusionTrainConcept(io.ComfyNode):
             bias=train_bias[0],
             temperature=train_temperature[0],
             ema=ema[0],
+            key_mode=key_mode[0],
         )
         word, kind = placeholder[0].strip(), superclass[0].strip()
         # Everything that can be refused is refused before anything takes long.
         check_words(word, kind)
         family = detect_family(model[0])
         pictures = read_pictures(images, masks, captions[0], word)
+        prompts = prompt_lines(validation[0], word, "validation prompt") or validation_prompts(kind)
+        if select[0] and not preview_every[0]:
+            raise TrainingError(
+                "select is on, but preview_every is 0: set preview_every to how often, in steps, "
+                "the concept is to be scored (50 is usual), or select to off."
+            )
         pictures, sizes = bring_to_size(pictures, family.resolution, resolution[0])
+        scorer = ClipScorer([picture.pixels for picture in pictures]) if select[0] else None
         preview = thumbnail(pictures[0].pixels)
         groups = picture_groups(vae[0], flipped(pictures) if flip[0] else pictures)
-        common = covariance[0] or covariance_of(clip[0], on_captions=_stop_when_asked)
+        common = covariance[0] or covariance_of(clip[0], on_captions=stop_when_asked)
         start = resume[0].concept if resume[0] is not None else None
-        watch = _Watch(settings.steps, save_every[0], keep=on_cancel[0] == "keep")
+        watch = TrainingWatch(
+            cls.hidden.unique_id,
+            settings.steps,
+            save_every[0],
+            preview_every[0],
+            keep=on_cancel[0] == "keep",
+        )
         shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
         try:
-            with training_backbone(model[0], clip[0], (settings.batch_size, *shape)) as backbone:
+            with training_backbone(
+                model[0], clip[0], (settings.batch_size, *shape), checkpointing[0]
+            ) as backbone:
+                painter = BackbonePainter(backbone, vae[0], shape, settings.seed, stop_when_asked)
+                # Without scores the others would be painted to be looked at by no one.
+                shown = prompts if scorer else prompts[:1]
+                watch.validation = Validation(shown, painter, scorer)
                 result = train(
                     backbone,
                     groups,
@@ -286,46 +372,22 @@ class PerfusionTrainConcept(io.ComfyNode):
                     on_step=watch.step,
                     cancelled=watch.cancelled,
                 )
+                selected = watch.selected()
         except model_management.OOM_EXCEPTION as error:
             raise TrainingError(
                 f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
-                f"{sizes}. Lower batch_size first, then resolution; both are inputs of this node."
+                f"{sizes}. Lower batch_size first, then resolution"
+                f"{'' if checkpointing[0] == 'on' else ', or set checkpointing to on'}; these are "
+                "inputs of this node."
             ) from error
-        concept = replace(result.concept, preview=preview)
+        concept = replace(selected or result.concept, preview=preview)
+        chosen = concept.training.get("selected_step")
         return io.NodeOutput(
             recommended(concept),
             loss_plot(result.losses),
-            ui=ui.PreviewText(_summary(result, sizes)),
+            contact_sheet(watch.validation.looks, shown, chosen),
+            ui=ui.PreviewText(_summary(result, sizes) + _selection(concept)),
         )
-
-
-class _Watch:
-    """What goes on beside the steps: progress, Cancel, and files on the way."""
-
-    def __init__(self, steps: int, save_every: int, keep: bool) -> None:
-        self._bar = ProgressBar(steps)
-        self._save_every = save_every
-        self._keep = keep
-
-    def step(self, done: int, total: int, loss: float, snapshot: Callable[[], Concept]) -> None:
-        self._bar.update_absolute(done, total)
-        if self._save_every and done % self._save_every == 0 and done < total:
-            concept = snapshot()
-            name = f"{default_name(concept.name)}_step{done}"
-            save_concept(concept, save_path(name, overwrite=False))
-        if not self._keep:
-            _stop_when_asked()
-
-    def cancelled(self) -> bool:
-        if not (self._keep and model_management.processing_interrupted()):
-            return False
-        # Answered here: the rest of the graph goes on with what was learned.
-        model_management.interrupt_current_processing(False)
-        return True
-
-
-def _stop_when_asked(*_: Any) -> None:
-    model_management.throw_exception_if_processing_interrupted()
 
 
 def _summary(result: TrainingResult, sizes: str) -> str:
@@ -335,3 +397,10 @@ def _summary(result: TrainingResult, sizes: str) -> str:
     tenth = max(1, len(result.losses) // 10)
     first, last = (sum(part) / tenth for part in (result.losses[:tenth], result.losses[-tenth:]))
     return f"{steps}, loss {first:.4f} to {last:.4f}; pictures: {sizes}"
+
+
+def _selection(concept: Concept) -> str:
+    step = concept.training.get("selected_step")
+    if step is None:
+        return ""
+    return f"; selected: step {step}, bias {concept.bias:g}, temperature {concept.temperature:g}"

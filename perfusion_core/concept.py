@@ -45,6 +45,8 @@ class Concept:
         superclass_encoding: p [d]; the locked key of a layer is W_K p.
         values: layer path -> D [out], the learned value less W_V p, such as
             "input_blocks.1.1.transformer_blocks.0.attn2".
+        keys: layer path -> D^K [out], the learned key less W_K p, for a concept of trained keys;
+            empty for locked ones, as published.
         bias, temperature: recommended settings.
         covariance_fingerprint: `Covariance.fingerprint` of the C in u.
         training: how it was trained; anything JSON can hold.
@@ -63,6 +65,7 @@ class Concept:
     whitened_target: Tensor
     superclass_encoding: Tensor
     values: Mapping[str, Tensor]
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
     bias: float = ConceptSettings.bias
     temperature: float = ConceptSettings.temperature
     covariance_fingerprint: str = ""
@@ -78,6 +81,7 @@ class Concept:
         half, single = torch.float16, torch.float32
         put("embeddings", _stored_mapping(self.embeddings, half))
         put("values", _stored_mapping(self.values, half))
+        put("keys", _stored_mapping(self.keys, half))
         put("target_input", _stored(self.target_input, half))
         put("superclass_encoding", _stored(self.superclass_encoding, half))
         # Not rounded further: u . e cancels, so an error here would be magnified in the similarity.
@@ -120,6 +124,7 @@ class Concept:
             "superclass_encoding": self.superclass_encoding,
             **{f"embedding.{encoder}": t for encoder, t in self.embeddings.items()},
             **{f"value.{path}": t for path, t in self.values.items()},
+            **{f"key.{path}": t for path, t in self.keys.items()},
         }
 
     @cached_property
@@ -151,6 +156,14 @@ class Concept:
         for path, value in self.values.items():
             if value.dim() != 1:
                 raise ConceptError(f"value.{path} has the shape {_shape(value)}; expected [out]")
+        if self.keys and self.keys.keys() != self.values.keys():
+            odd = sorted(self.keys.keys() ^ self.values.keys())
+            raise ConceptError(
+                f"there are keys for {len(self.keys)} layers and values for {len(self.values)}; "
+                f"only one of the two for {_listed(odd)}. Get another copy, or train it again."
+            )
+        for path, key in self.keys.items():
+            _expect_shape(f"key.{path}", key, tuple(self.values[path].shape), family)
 
     def _check_numbers(self) -> None:
         for name, tensor in self.tensors().items():

@@ -1,7 +1,9 @@
 """Concept files: one safetensors file each, no pickle, all metadata in the header.
 
 Tensors (see `Concept`): "target_input", "superclass_encoding", "embedding.<encoder>" and
-"value.<layer path>" in fp16, "whitened_target" in fp32.
+"value.<layer path>" in fp16, "whitened_target" in fp32. A concept of trained keys also has
+"key.<layer path>" in fp16, and its file version 2: a reader that knows no such keys would leave
+them out. All others are of version 1.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .concept import Concept, ConceptError
 from .files import write_atomically
 
 FORMAT = "perfusion-concept"
-VERSION = 1
+VERSION, VERSION_WITH_KEYS = "1", "2"
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -79,7 +81,7 @@ def _load(path: Path) -> Concept:
 def _to_header(concept: Concept) -> dict[str, str]:
     header = {
         "format": FORMAT,
-        "version": str(VERSION),
+        "version": VERSION_WITH_KEYS if concept.keys else VERSION,
         "name": concept.name,
         "family": concept.family,
         "text_width": str(concept.width),
@@ -105,10 +107,10 @@ def _check_format(header: Mapping[str, str]) -> None:
             f'{header.get("format", "")}", not "{FORMAT}". LoRAs, embeddings and checkpoints go '
             "through their own loaders."
         )
-    if header.get("version") != str(VERSION):
+    if header.get("version") not in (VERSION, VERSION_WITH_KEYS):
         raise ConceptError(
             f'the file has version "{header.get("version", "")}" of the format and this Perfusion '
-            f"reads version {VERSION}. Update Perfusion."
+            f"reads versions {VERSION} and {VERSION_WITH_KEYS}. Update Perfusion."
         )
 
 
@@ -134,6 +136,7 @@ def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept
         whitened_target=vector("whitened_target"),
         superclass_encoding=vector("superclass_encoding"),
         values=group("value."),
+        keys=group("key."),
         bias=_number(header, "bias"),
         temperature=_number(header, "temperature"),
         covariance_fingerprint=_entry(header, "covariance"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from .selection import Look
 
 _SIZE = (640, 320)
 _MARGIN = (56, 16, 16, 32)  # left, top, right, bottom
@@ -63,18 +66,25 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], title: str) -> Tensor:
-    """Pictures [rows x columns, H, W, 3] in a grid with labelled axes, as one picture."""
+    """Pictures [rows x columns, H, W, 3] in a grid with labelled axes, as one picture.
+
+    A column's label is broken into lines where it is wider than the column.
+    """
     height, width = cells.shape[1:3]
     size = max(14, min(32, width // 16))
-    left, top, gap = size * 8, size * 4, max(2, size // 6)
+    lines = [textwrap.wrap(label, max(8, int(width / size * 1.9))) for label in columns]
+    left, gap = size * 8, max(2, size // 6)
+    top = size * (3 + max([1, *map(len, lines)]))
     sheet = Image.new(
         "RGB", (left + len(columns) * (width + gap), top + len(rows) * (height + gap)), "white"
     )
     draw = ImageDraw.Draw(sheet)
     draw.text((gap, gap), title, fill=_INK, font_size=size)
-    for c, label in enumerate(columns):
+    for c, broken in enumerate(lines):
         centre = left + c * (width + gap) + width / 2
-        draw.text((centre, top - size / 2), label, fill=_INK, font_size=size, anchor="ms")
+        for above, line in enumerate(reversed(broken)):
+            y = top - size / 2 - above * size
+            draw.text((centre, y), line, fill=_INK, font_size=size, anchor="ms")
     for r, label in enumerate(rows):
         y = top + r * (height + gap)
         draw.text((left - size / 2, y + height / 2), label, fill=_INK, font_size=size, anchor="rm")
@@ -82,3 +92,31 @@ def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], ti
             array = (cells[r * len(columns) + c].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
             sheet.paste(Image.fromarray(array.numpy()), (left + c * (width + gap), y))
     return to_tensor(sheet)
+
+
+def contact_sheet(looks: Sequence[Look], prompts: Sequence[str], chosen: int | None) -> Tensor:
+    """The validation pictures of a training, a row a step, as one picture [1, H, W, 3].
+
+    Args:
+        prompts: of the columns.
+        chosen: the step that was selected, which is marked; None for none.
+    """
+    if not looks:
+        return _note("No validation pictures: set preview_every to have some.")
+    rows = []
+    for look in looks:
+        mark = " *" if look.step == chosen else ""
+        figures = (
+            "" if look.score is None else f"\n{look.score.identity:.3f}, {look.score.text:.3f}"
+        )
+        rows.append(f"step {look.step}{mark}{figures}")
+    title = "validation"
+    if any(look.score is not None for look in looks):
+        title += ": identity, text" + ("" if chosen is None else "; * selected")
+    return labelled_grid(torch.cat([look.pictures for look in looks]), prompts, rows, title)
+
+
+def _note(text: str) -> Tensor:
+    image = Image.new("RGB", (_SIZE[0], 64), "white")
+    ImageDraw.Draw(image).text((_SIZE[0] / 2, 32), text, fill=_INK, font_size=18, anchor="mm")
+    return to_tensor(image)

@@ -55,3 +55,16 @@ def cut_off(width: int, height: int, size: tuple[int, int]) -> float:
     """Share of a picture's area that `fit` cuts off."""
     scale = max(size[0] / width, size[1] / height)
     return 1 - size[0] * size[1] / (width * scale * height * scale)
+
+
+def at_most(pictures: Tensor, side: int) -> Tensor:
+    """Pictures [N, H, W, C] made smaller, where they are larger, to sides of at most `side`."""
+    height, width = pictures.shape[1:3]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return pictures
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    smaller = torch.nn.functional.interpolate(
+        pictures.movedim(-1, 1).float(), size=size, mode="area"
+    )
+    return smaller.movedim(1, -1)

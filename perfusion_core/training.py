@@ -2,7 +2,8 @@
 
 What a model must offer is the protocol `Backbone`; the bridge implements it for the host's models,
 the tests for a toy. What is learned are the placeholder's token embeddings and, per layer, the
-value difference D (arXiv 2305.01644); the model's own weights never change.
+value difference D (arXiv 2305.01644); the model's own weights never change. For comparison, keys
+can be learned as values are (`key_mode`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ class Backbone(Protocol):
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         """W_V p [out] of one layer, without gradient, for an encoding p [d]."""
 
+    def key_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        """W_K p [out] in the same way; asked for only when keys are trained."""
+
     def loss(
         self,
         latents: Tensor,
@@ -74,6 +78,7 @@ class Backbone(Protocol):
         encoded: Encoded,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
+        key_differences: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The denoising loss under the edit, per element.
 
@@ -86,15 +91,18 @@ class Backbone(Protocol):
             encoded: of the batch's prompts.
             edit: of one concept; `edit.prepare(encoded.context)` gives what the layers need.
             differences: layer path -> D [1, out].
+            key_differences: layer path -> D^K [1, out]; None while keys are locked.
 
         Returns the squared error [B, C, H, W] in fp32, of what the model predicts (noise, v or
-        another). Differentiable in `encoded.context`, `encoded.extra` and `differences`. Inputs may
-        be on the CPU.
+        another). Differentiable in `encoded.context`, `encoded.extra` and the differences. Inputs
+        may be on the CPU.
         """
 
 
 # A prompt's chunk has room for 75 tokens, and for more of the picture than its concept.
 MAX_VECTORS = 16
+
+KEY_MODES = ("locked", "trained")
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,8 @@ class TrainingSettings:
             so that it means the same in every model and layer.
         bias, temperature: of the gate while training.
         ema: how much of the target input i each step keeps.
+        key_mode: "locked", as published: a layer's key is W_K p. "trained": each layer learns its
+            own key, from W_K p on, at `value_rate`; what the paper compares with.
     """
 
     steps: int = 200
@@ -124,6 +134,7 @@ class TrainingSettings:
     bias: float = 0.75
     temperature: float = 0.1
     ema: float = 0.99
+    key_mode: str = "locked"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -140,6 +151,10 @@ class TrainingSettings:
                 raise TrainingError(f"{name} is {rate}; it must be a number of at least 0")
         if not 0 <= self.ema < 1:
             raise TrainingError(f"ema is {self.ema}; it must be at least 0 and below 1")
+        if self.key_mode not in KEY_MODES:
+            raise TrainingError(
+                f'key_mode is "{self.key_mode}"; it must be one of {", ".join(KEY_MODES)}'
+            )
         _ = self.gate
 
     @property
@@ -245,6 +260,11 @@ def _check_start(
             f'the concept to go on from, "{start.name}", has {start.vectors} vectors, but '
             f"{settings.vectors} are asked for: set vectors to 0"
         )
+    if start.keys and settings.key_mode == "locked":
+        raise TrainingError(
+            f'the concept to go on from, "{start.name}", was trained with keys of its own, which '
+            'would be lost: set key_mode to "trained"'
+        )
 
 
 def aligned(vectors: Tensor, count: int) -> Tensor:
@@ -287,33 +307,32 @@ class _Learner:
                 start = dict(begin.embeddings)
                 self.superclass_encoding = begin.superclass_encoding.double()
                 self.target_input = begin.target_input.double()
-            projected = {
-                path: backbone.value_projection(path, self.superclass_encoding.float())
-                for path in backbone.layers
-            }
-        self.scales = {path: v.float().square().mean().sqrt() for path, v in projected.items()}
         self.embeddings = {
             encoder: vectors.detach().to(backbone.device, torch.float32, copy=True).requires_grad_()
             for encoder, vectors in start.items()
         }
-        # D = scale * delta: Adam's steps do not depend on the scale of the gradient, so only this
-        # makes one rate fit layers of different scales. At 0, the value is W_V p.
-        self.deltas = {}
-        for path, out in backbone.layers.items():
-            delta = torch.zeros(1, out, device=backbone.device)
-            if begin is not None:
-                delta += begin.values[path].to(delta) / self.scales[path]
-            self.deltas[path] = delta.requires_grad_()
+        self.values = self._differences(backbone.value_projection, begin.values if begin else {})
+        self.keys: _Differences | None = None
+        if settings.key_mode == "trained":
+            self.keys = self._differences(backbone.key_projection, begin.keys if begin else {})
+        learned = (self.values,) if self.keys is None else (self.values, self.keys)
         self.optimizer = torch.optim.Adam(
             [
                 {"params": list(self.embeddings.values()), "lr": settings.embedding_rate},
-                {"params": list(self.deltas.values()), "lr": settings.value_rate},
+                {"params": [p for d in learned for p in d.parameters], "lr": settings.value_rate},
             ]
         )
 
-    def differences(self) -> dict[str, Tensor]:
-        """Layer path -> D [1, out]."""
-        return {path: self.scales[path] * delta for path, delta in self.deltas.items()}
+    def _differences(
+        self,
+        projection: Callable[[str, Tensor], Tensor],
+        begun: Mapping[str, Tensor],
+    ) -> _Differences:
+        """D of every layer: what was `begun`, else 0, where the layer gives W p."""
+        encoding = self.superclass_encoding.float()
+        with torch.no_grad():
+            projected = {path: projection(path, encoding) for path in self.backbone.layers}
+        return _Differences(projected, begun, self.backbone.device)
 
     def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss before it."""
@@ -322,7 +341,13 @@ class _Learner:
         keep = self.settings.ema
         self.target_input = keep * self.target_input + (1 - keep) * _encoding(encoded)
         errors = self.backbone.loss(
-            batch.latents, batch.noise, batch.times, encoded, self._edit(), self.differences()
+            batch.latents,
+            batch.noise,
+            batch.times,
+            encoded,
+            self._edit(),
+            self.values.by_layer(),
+            None if self.keys is None else self.keys.by_layer(),
         )
         loss = (errors if batch.weights is None else errors * batch.weights.to(errors)).mean()
         value = float(loss.detach())
@@ -350,7 +375,8 @@ class _Learner:
             target_input=target_input,
             whitened_target=self.covariance.whiten(target_input),
             superclass_encoding=self.superclass_encoding,
-            values={path: difference[0] for path, difference in self.differences().items()},
+            values={path: d[0] for path, d in self.values.by_layer().items()},
+            keys={} if self.keys is None else {p: d[0] for p, d in self.keys.by_layer().items()},
             covariance_fingerprint=self.covariance.fingerprint,
             training=notes,
         )
@@ -363,6 +389,38 @@ class _Learner:
             settings=[self.settings.gate],
             names=[self.placeholder],
         )
+
+
+class _Differences:
+    """D [1, out] of every layer, learned as D = scale * delta.
+
+    Adam's steps do not depend on the scale of the gradient, so only this makes one rate fit layers
+    of different scales.
+
+    Args:
+        projected: layer path -> W p [out], whose root mean square is the scale.
+        begun: layer path -> D [out] to go on from; 0 where there is none.
+    """
+
+    def __init__(
+        self, projected: Mapping[str, Tensor], begun: Mapping[str, Tensor], device: torch.device
+    ) -> None:
+        self._scales = {path: v.float().square().mean().sqrt() for path, v in projected.items()}
+        self._deltas = {}
+        for path, projection in projected.items():
+            delta = torch.zeros(1, len(projection), device=device)
+            if path in begun:
+                delta += begun[path].to(delta) / self._scales[path]
+            self._deltas[path] = delta.requires_grad_()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimiser changes."""
+        return list(self._deltas.values())
+
+    def by_layer(self) -> dict[str, Tensor]:
+        """Layer path -> D [1, out], differentiable in the parameters."""
+        return {path: self._scales[path] * delta for path, delta in self._deltas.items()}
 
 
 def _encoding(encoded: Encoded) -> Tensor:

@@ -3,7 +3,7 @@
 Importing this package needs no ComfyUI; calling most of it does.
 """
 
-from .backbone import HostBackbone, training_backbone
+from .backbone import CHECKPOINTING, HostBackbone, training_backbone
 from .folder import (
     concept_names,
     concept_path,
@@ -16,8 +16,18 @@ from .folder import (
 from .inspect import token_gates
 from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .models import HostMismatch, detect_family
-from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
+from .pictures import (
+    Picture,
+    bring_to_size,
+    flipped,
+    picture_groups,
+    prompt_lines,
+    read_pictures,
+    thumbnail,
+)
 from .prompts import add_concepts
+from .sampling import BackbonePainter
+from .scores import ClipScorer
 from .stack import (
     ConceptEntry,
     ConceptStack,
@@ -31,6 +41,9 @@ from .stack import (
 from .texts import covariance_of, family_of_clip
 
 __all__ = [
+    "CHECKPOINTING",
+    "BackbonePainter",
+    "ClipScorer",
     "ConceptEntry",
     "ConceptStack",
     "HostBackbone",
@@ -51,6 +64,7 @@ __all__ = [
     "layer_paths",
     "mask_models",
     "picture_groups",
+    "prompt_lines",
     "read_pictures",
     "recommended",
     "register_folder",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,27 +15,94 @@ from ..batches import TrainingError
 from ..edit import GatedEdit
 from ..families import FAMILIES
 from ..training import Encoded
+from .checkpoints import checkpointed
 from .hooks import Differences, edited
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
 from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words, word_tokens
 from .stack import stack_of
 
-# Activations kept for backward, as a multiple of what the host reckons for a forward pass.
-TRAINING_MEMORY = 4.0
+# What autograd keeps of a forward pass until backward, in bytes for each cell of the latents and
+# each byte of the dtype: counted on the true networks of SD 1.5 (512 px: 89,900) and SDXL (1024 px:
+# 156,500), their attention in one kernel. Where the host's attention keeps its probabilities, it is
+# two to three times as much.
+KEPT = {"sd1": 90_000, "sd2": 90_000}
+KEPT_AT_MOST = 157_000
+PROBABILITIES = 3
+
+# More than any device has: the host then takes off it whatever else is there, the VAE among it.
+EVERYTHING = 1e20
+
+CHECKPOINTING = ("auto", "on", "off")
 
 
 class HostBackbone:
-    """A host's MODEL and CLIP, ready to train on; made by `training_backbone`."""
+    """A host's MODEL and CLIP, ready to train on; made by `training_backbone`.
 
-    def __init__(self, model: Any, clip: Any) -> None:
+    Args:
+        batch: shape [B, C, H, W] of one batch of latents.
+        checkpointing: of `CHECKPOINTING`.
+    """
+
+    def __init__(self, model: Any, clip: Any, batch: Sequence[int], checkpointing: str) -> None:
         self._model = model
         self._clip = clip
         self._family = detect_family(model)
         self._layers = layers_of(model, self._family)
         self._base = model.model
-        self._text_weights = _storages(clip.cond_stage_model)
+        self._batch = tuple(batch)
+        self._wanted = checkpointing
+        self._ready = ExitStack()
+        self._text_weights: set[int] = set()
+        self.checkpointing = False
         # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
+
+    def resume(self) -> None:
+        """Both on the device, all else off it, and weights that autograd can work with."""
+        from comfy import model_management
+
+        model_management.load_models_gpu(
+            [self._model, self._clip.patcher], memory_required=EVERYTHING, force_full_load=True
+        )
+        self._ready.enter_context(_ordinary_weights(self._base))
+        self._ready.enter_context(_ordinary_weights(self._clip.cond_stage_model))
+        self._text_weights = _storages(self._clip.cond_stage_model)
+        if self._wanted == "auto":
+            self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
+        else:
+            self.checkpointing = self._wanted == "on"
+
+    def release(self) -> None:
+        """Both with their own weights again."""
+        self._ready.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[tuple[Any, Any]]:
+        """The MODEL and the CLIP for the host's own use meanwhile, such as sampling a picture."""
+        self.release()
+        try:
+            with torch.inference_mode():
+                yield self._model, self._clip
+        finally:
+            self.resume()
+
+    def _kept(self) -> float:
+        """Bytes that autograd keeps of a batch's forward pass without checkpointing."""
+        from comfy import model_management
+
+        size = compute_dtype(self._base).itemsize
+        cells = self._batch[0] * math.prod(self._batch[2:])
+        kept = size * cells * KEPT.get(self.family, KEPT_AT_MOST)
+        one_kernel = (
+            model_management.xformers_enabled()
+            or model_management.pytorch_attention_flash_attention()
+        )
+        if not one_kernel:
+            kept *= PROBABILITIES
+        if self._base.get_dtype() != compute_dtype(self._base):
+            # Every layer's weights in the other dtype.
+            kept += size * sum(p.numel() for p in self._base.diffusion_model.parameters())
+        return kept
 
     @property
     def family(self) -> str:
@@ -76,11 +145,16 @@ class HostBackbone:
         return Encoded(encoding.context, encoding.vectors & ~after, encoding.pooled)
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
-        projection = self._layers[layer].value
+        return self._projected(self._layers[layer].value, encoding)
+
+    def key_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        return self._projected(self._layers[layer].key, encoding)
+
+    def _projected(self, projection: Any, encoding: Tensor) -> Tensor:
         with torch.no_grad():
             context = encoding[None, None].to(self.device, compute_dtype(self._base))
-            values: Tensor = projection(context)
-        return values[0, 0].float()
+            projected: Tensor = projection(context)
+        return projected[0, 0].float()
 
     def loss(
         self,
@@ -90,6 +164,7 @@ class HostBackbone:
         encoded: Encoded,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
+        key_differences: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         base, device = self._base, self.device
         sampling = base.model_sampling
@@ -100,10 +175,27 @@ class HostBackbone:
         sigmas = torch.tensor([sampling.percent_to_sigma(p) for p in percents], device=device)
         noisy = sampling.noise_scaling(sigmas, noise, clean, False)
         conditions = self._conditions(encoded, noisy)
-        edits = dict.fromkeys(self._layers, edit)
-        with edited(
-            self._layers, edits, Differences(differences), noisy.device, compute_dtype(base)
-        ):
+        hooks = partial(
+            edited,
+            self._layers,
+            differences=Differences(differences),
+            device=noisy.device,
+            dtype=compute_dtype(base),
+            key_differences=Differences(key_differences) if key_differences else None,
+        )
+        with ExitStack() as stack:
+            current = stack.enter_context(hooks(edits=dict.fromkeys(self._layers, edit)))
+            if self.checkpointing:
+                stack.enter_context(
+                    checkpointed(
+                        base.diffusion_model,
+                        self._layers,
+                        prepare=lambda context: current.prepare(edit, context),
+                        again=lambda paths: hooks(
+                            edits=dict.fromkeys(paths, edit), current=current
+                        ),
+                    )
+                )
             denoised = base.apply_model(
                 noisy, sigmas, transformer_options=self._options(), **conditions
             )
@@ -153,28 +245,31 @@ def _unchanged(saved: Tensor) -> Tensor:
 
 
 @contextmanager
-def training_backbone(model: Any, clip: Any, batch: Sequence[int]) -> Iterator[HostBackbone]:
+def training_backbone(
+    model: Any, clip: Any, batch: Sequence[int], checkpointing: str = "auto"
+) -> Iterator[HostBackbone]:
     """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
 
     Args:
-        batch: shape [B, C, H, W] of one batch of latents, to make room for it.
+        batch: shape [B, C, H, W] of one batch of latents.
+        checkpointing: of `CHECKPOINTING`. "auto": where the batch would not fit otherwise. What is
+            learned is the same, a step takes about a third longer.
 
     Raises HostMismatch when the two do not go together or are not to be trained on.
     """
-    from comfy import model_management
-
     _check_pair(model, clip)
+    if checkpointing not in CHECKPOINTING:
+        raise TrainingError(
+            f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
+        )
     model, clip = _for_training(model), clip.clone()
-    needed = TRAINING_MEMORY * model.memory_required(list(batch))
-    model_management.load_models_gpu(
-        [model, clip.patcher], memory_required=needed, force_full_load=True
-    )
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(_ordinary_weights(model.model))
-        stack.enter_context(_ordinary_weights(clip.cond_stage_model))
-        yield HostBackbone(model, clip)
+    backbone = HostBackbone(model, clip, batch, checkpointing)
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            backbone.resume()
+            yield backbone
+        finally:
+            backbone.release()
 
 
 def _check_pair(model: Any, clip: Any) -> None:

@@ -78,7 +78,7 @@ class Hook:
         original: the forward that was there before.
         current: the pass.
         edit: of this layer.
-        difference: D [J, out] of this layer.
+        difference: D [J, out] of this layer, or of its keys where they are trained.
     """
 
     original: Any
@@ -98,6 +98,14 @@ def _edited_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any
     return hook.original(hook.current.prepare(hook.edit, context).keys, *args, **kwargs)
 
 
+def _trained_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """W_K e' through the layer's own forward, and the learned differences of trained keys."""
+    hook: Hook = module._perfusion_hook
+    prepared = hook.current.prepare(hook.edit, context)
+    keys = hook.original(prepared.keys, *args, **kwargs)
+    return add_values(keys, prepared.weights, hook.difference)
+
+
 def _edited_values(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
     """W_V e' through the layer's own forward, and the learned differences."""
     hook: Hook = module._perfusion_hook
@@ -114,7 +122,9 @@ def edited(
     device: torch.device,
     dtype: torch.dtype,
     prompts: Sequence[LockedPrompt] = (),
-) -> Iterator[None]:
+    key_differences: Differences | None = None,
+    current: EditedPass | None = None,
+) -> Iterator[EditedPass]:
     """Within this context the layers' projections are edited; afterwards they are as before.
 
     Args:
@@ -124,8 +134,13 @@ def edited(
         differences: of those layers.
         device, dtype: of the contexts that are to be expected. Others work, and cost a copy each.
         prompts: for the global key lock.
+        key_differences: of those layers, where concepts have trained keys; None where all keys are
+            locked.
+        current: the pass, when it is one that began before; a block of it runs again for backward.
+
+    Gives the pass.
     """
-    current = EditedPass(prompts)
+    current = current or EditedPass(prompts)
     before: list[tuple[Any, dict[str, Any]]] = []
     try:
         for path, edit in edits.items():
@@ -135,7 +150,11 @@ def edited(
             for module, forward in ((layer.key, _edited_keys), (layer.value, _edited_values)):
                 hook = Hook(_own(module), current, edit, difference)
                 _put(module, forward, hook, before)
-        yield
+            if key_differences is not None:
+                trained = key_differences.on(path, device, dtype)
+                hook = Hook(_own(layer.key), current, edit, trained)
+                _put(layer.key, _trained_keys, hook, before)
+        yield current
     finally:
         for module, entries in reversed(before):
             for name in ("forward", HOOK):

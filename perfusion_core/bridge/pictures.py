@@ -80,17 +80,26 @@ def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
     return resized[0, 0]
 
 
-def _captions(text: str, placeholder: str, count: int) -> list[str]:
-    """One caption for each picture, with "{}" in the placeholder's place; empty ones for none."""
+def prompt_lines(text: str, placeholder: str, kind: str) -> list[str]:
+    """The lines of a text, each with one "{}" in the placeholder's place; empty lines left out.
+
+    Raises TrainingError, which calls a line a `kind`, for one that does not name it once.
+    """
     lines = [line.strip().replace(placeholder, "{}") for line in text.splitlines() if line.strip()]
-    if not lines:
-        return [""] * count
     for line in lines:
         if line.count("{}") != 1:
             raise TrainingError(
-                f'The caption "{line}" must name the concept once: write {{}} or {placeholder} '
+                f'The {kind} "{line}" must name the concept once: write {{}} or {placeholder} '
                 "where it stands."
             )
+    return lines
+
+
+def _captions(text: str, placeholder: str, count: int) -> list[str]:
+    """One caption for each picture, with "{}" in the placeholder's place; empty ones for none."""
+    lines = prompt_lines(text, placeholder, "caption")
+    if not lines:
+        return [""] * count
     if len(lines) != count:
         raise TrainingError(
             f"There are {len(lines)} captions for {count} pictures: write one line for each "

@@ -132,6 +132,7 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
     active = [entry for entry in stack if entry.settings.strength > 0]
+    _refuse_trained_keys_under_global_lock(active)
     if active:
         concepts = tuple(entry.concept for entry in active)
         # A slider leaves what depends on the concepts alone where it is, on the device.
@@ -141,6 +142,19 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
     if any(entry.settings.key_lock is KeyLock.GLOBAL for entry in active):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, PromptCarrier())
     return clone
+
+
+def _refuse_trained_keys_under_global_lock(entries: Iterable[ConceptEntry]) -> None:
+    """Raises HostMismatch where the keys of one prompt would have two sources."""
+    entries = tuple(entries)
+    trained = [entry.title for entry in entries if entry.concept.keys]
+    locked = [e.title for e in entries if e.settings.key_lock is KeyLock.GLOBAL]
+    if trained and locked:
+        raise HostMismatch(
+            f"The concept {trained[0]} was trained with keys of its own, but the key lock of "
+            f"{locked[0]} is global, which takes the keys of the whole prompt from the superclass. "
+            "Set key_lock to local, or train the concept with key_mode locked."
+        )
 
 
 class PromptCarrier:
@@ -191,6 +205,7 @@ class StackTensors:
         self.differences = Differences(
             {path: torch.stack([c.values[path] for c in concepts]) for path in concepts[0].values}
         )
+        self.keys = _key_differences(concepts)
         self.family = FAMILIES[concepts[0].family]
         self._network: Any = None
         self._layers: dict[str, Layer] = {}
@@ -201,6 +216,17 @@ class StackTensors:
             self._layers = network_layers(base.diffusion_model, self.family)
             self._network = base.diffusion_model
         return self._layers
+
+
+def _key_differences(concepts: Iterable[Concept]) -> Differences | None:
+    """D^K of concepts with trained keys, 0 for the others; None when no concept has any."""
+    concepts = tuple(concepts)
+    if not any(concept.keys for concept in concepts):
+        return None
+    none = {path: torch.zeros_like(value) for path, value in concepts[0].values.items()}
+    return Differences(
+        {path: torch.stack([(c.keys or none)[path] for c in concepts]) for path in none}
+    )
 
 
 class StackPatch:
@@ -223,6 +249,7 @@ class StackPatch:
             device=args[0].device,
             dtype=compute_dtype(base),
             prompts=options.get(LOCKED_PROMPT, ()),
+            key_differences=self.tensors.keys,
         ):
             return executor(*args, **kwargs)
 

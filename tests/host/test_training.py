@@ -242,6 +242,30 @@ def test_the_loss_is_the_error_of_what_the_model_predicts(kind: ModelType, clip:
         assert torch.allclose(loss, (raw[0] - target).square(), rtol=1e-3, atol=1e-4)
 
 
+def test_the_loss_follows_the_sampling_that_a_node_has_set(model: Model, clip: CLIP) -> None:
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    with torch.inference_mode():
+        patched = ModelSamplingDiscrete().patch(model, "v_prediction", False)[0]
+    told = tiny_model(kind=ModelType.V_PREDICTION)
+    as_told = run(told, clip).losses
+    assert run(patched, clip).losses == as_told
+    assert run(model, clip).losses != as_told
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_computes_afterwards_as_before(
+    dtype: torch.dtype, clip: CLIP
+) -> None:
+    with torch.inference_mode():
+        model = tiny_model(dtype=dtype)
+    stock = sample(model, clip)
+    concept = run(model, clip).concept
+    assert all(float(value.abs().max()) > 0 for value in concept.values.values())
+    assert torch.equal(sample(model, clip), stock)
+    assert {p.dtype for p in model.model.parameters()} == {dtype}
+
+
 def gate(concept: Concept) -> GatedEdit:
     return GatedEdit(
         concept.target_input[None].float(),

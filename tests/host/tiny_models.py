@@ -222,3 +222,7 @@ class TinyVae:
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         small = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 8)
         return torch.cat([small, small[:, :1]], dim=1) * 10 - 5
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        pixels = torch.nn.functional.interpolate((latents[:, :3] + 5) / 10, scale_factor=8)
+        return pixels.clamp(0, 1).movedim(1, -1)

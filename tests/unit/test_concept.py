@@ -77,6 +77,11 @@ def test_the_hash_sees_the_names_of_layers(make_concept: MakeConcept) -> None:
         ({"values": {"x.attn2": torch.ones(2, 2)}}, r"value.x.attn2 has the shape \[2, 2\]"),
         ({"values": {"x.attn2": torch.tensor([1.0, torch.nan])}}, "value.x.attn2 holds NaN"),
         ({"values": {"x.attn2": torch.tensor([1e9])}}, "infinity"),  # too large for fp16
+        ({"keys": {"x.attn2": torch.ones(2)}}, "keys for 1 layers and values for 3; only one"),
+        (
+            {"values": {"x.attn2": torch.ones(2)}, "keys": {"x.attn2": torch.ones(3)}},
+            r"key.x.attn2 has the shape \[3\]; expected \[2\]",
+        ),
         ({"whitened_target": torch.full((192,), torch.nan)}, "whitened_target holds NaN"),
         ({"whitened_target": torch.zeros(192)}, "do not belong together"),
         ({"bias": float("nan")}, "bias is nan"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perfusion_core.sizes import bucket, cut_off, fit, whole_cells
+from perfusion_core.sizes import at_most, bucket, cut_off, fit, whole_cells
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,11 @@ def test_fitting_cuts_off_evenly_and_keeps_what_already_fits() -> None:
     assert float(small[..., :8].max()) < 0.01
     assert float(small[..., 12:].min()) > 0.99
     assert fit(torch.rand(3, 7, 5), (64, 64)).shape == (3, 64, 64)
+
+
+def test_only_larger_pictures_are_made_smaller() -> None:
+    pictures = torch.rand(2, 30, 60, 3)
+    assert at_most(pictures, 60) is pictures
+    small = at_most(pictures, 20)
+    assert small.shape == (2, 10, 20, 3)
+    assert torch.allclose(small[0, 0, 0], pictures[0, :3, :3].mean(dim=(0, 1)))

@@ -18,7 +18,13 @@ from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.covariance import Covariance, estimate
 from perfusion_core.edit import GatedEdit, add_values
 from perfusion_core.families import FAMILIES
-from perfusion_core.training import Encoded, TrainingResult, TrainingSettings, train
+from perfusion_core.training import (
+    KEY_MODES,
+    Encoded,
+    TrainingResult,
+    TrainingSettings,
+    train,
+)
 
 WIDTH = FAMILIES["emoji"].context_width
 CHANNELS, SIZE = 4, 6
@@ -90,6 +96,9 @@ class Toy:
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         return self.values[layer] @ encoding
 
+    def key_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        return self.keys[layer] @ encoding
+
     def loss(
         self,
         latents: Tensor,
@@ -98,6 +107,7 @@ class Toy:
         encoded: Encoded,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
+        key_differences: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         assert encoded.extra == "pooled"
         prepared = edit.prepare(encoded.context)
@@ -106,6 +116,8 @@ class Toy:
         predicted = torch.zeros_like(pixels)
         for path, out in self.layers.items():
             keys = prepared.context @ self.keys[path].T
+            if key_differences is not None:
+                keys = add_values(keys, prepared.weights, key_differences[path])
             values = prepared.context @ self.values[path].T
             values = add_values(values, prepared.weights, differences[path])
             scores = pixels @ self.queries[path].T @ keys.mT / math.sqrt(out)
@@ -439,6 +451,34 @@ def test_going_on_needs_the_same_superclass_and_vectors(learn: Learn) -> None:
         learn(start=first, vectors=2)
 
 
+# --- key modes
+
+
+def test_trained_keys_start_at_the_locked_ones_at_a_rate_relative_to_them(learn: Learn) -> None:
+    toy = Toy()
+    toy.keys["up.0.attn2"] *= 100
+    locked, trained = (learn(toy, steps=1, value_rate=0.05, key_mode=m) for m in KEY_MODES)
+    assert locked.losses == trained.losses
+    assert not locked.concept.keys
+    assert locked.concept.hash != trained.concept.hash
+    p = superclass_encoding(toy).float()
+    for path, key in trained.concept.keys.items():
+        scale = (toy.keys[path] @ p).square().mean().sqrt()
+        steps = key.float().abs() / scale
+        torch.testing.assert_close(steps, torch.full_like(steps, 0.05), rtol=2e-3, atol=0)
+
+
+def test_going_on_keeps_trained_keys(learn: Learn) -> None:
+    first = learn(steps=30, key_mode="trained").concept
+    still = learn(steps=1, start=first, embedding_rate=0.0, value_rate=0.0, key_mode="trained")
+    for path, key in first.keys.items():
+        assert torch.allclose(still.concept.keys[path].float(), key.float(), atol=1e-3)
+    with pytest.raises(TrainingError, match='keys of its own.*set key_mode to "trained"'):
+        learn(start=first)
+    begun = learn(steps=1, start=learn(steps=1).concept, key_mode="trained").concept
+    assert begun.keys.keys() == begun.values.keys()
+
+
 # --- cancel and progress
 
 
@@ -507,6 +547,7 @@ def test_an_exception_of_the_caller_stops_at_once(learn: Learn) -> None:
         ({"embedding_rate": math.nan}, "embedding_rate is nan"),
         ({"value_rate": -1.0}, "value_rate is -1.0"),
         ({"ema": 1.0}, "ema is 1.0"),
+        ({"key_mode": "free"}, 'key_mode is "free"; it must be one of locked, trained'),
     ],
 )
 def test_unusable_input_is_refused(learn: Learn, given: dict[str, object], message: str) -> None:

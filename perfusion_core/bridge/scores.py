@@ -1,0 +1,101 @@
+"""How good pictures are, by CLIP through `transformers`: like the training pictures, true to text.
+
+It works on the CPU: some pictures now and then take it a second or two there, and on the device it
+would push off it what is being trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..selection import Score
+from .models import HostMismatch
+
+FOLDER = "clip_vision"
+REMEDY = (
+    "Get a whole CLIP model in safetensors form, such as openai/clip-vit-large-patch14 from "
+    "huggingface.co (all its files: config.json, model.safetensors, the tokenizer's and the "
+    f"preprocessor's), and put its folder into models/{FOLDER}. Or train with select off."
+)
+
+
+def score_models() -> dict[str, Path]:
+    """Name -> folder of every whole CLIP model that is there, in the order of their names."""
+    import folder_paths
+
+    found: dict[str, Path] = {}
+    for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
+        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+            if _is_clip(folder / "config.json"):
+                found.setdefault(folder.name, folder)
+    return dict(sorted(found.items()))
+
+
+def _is_clip(config: Path) -> bool:
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(kind == "clip")
+
+
+class ClipScorer:
+    """Mean similarity of pictures to the training pictures, and of each to its prompt's text.
+
+    Args:
+        references: the training pictures [3, H, W], 0 to 1, of any sizes.
+
+    Takes the first of `score_models`. Raises HostMismatch where there is none, or it cannot be
+    read.
+    """
+
+    def __init__(self, references: Sequence[Tensor]) -> None:
+        known = score_models()
+        if not known:
+            raise HostMismatch(
+                f"To select the best step, pictures are scored with CLIP, and there is no CLIP "
+                f"model in models/{FOLDER}. {REMEDY}"
+            )
+        self.name, folder = next(iter(known.items()))
+        self._processor, self._model = _load(folder)
+        pictures = [reference.movedim(0, -1) for reference in references]
+        self._references = self._embedded(pictures, [""])[0]
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Score:
+        """See `Scorer`."""
+        images, texts = self._embedded(list(pictures), prompts)
+        return Score(
+            identity=float((images @ self._references.T).mean()),
+            text=float((images * texts).sum(dim=1).mean()),
+        )
+
+    def _embedded(self, pictures: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Unit vectors of pictures [H, W, 3] and of texts."""
+        pixels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]
+        inputs = self._processor(
+            text=list(texts), images=pixels, return_tensors="pt", padding=True, truncation=True
+        )
+        with torch.no_grad():
+            outputs = self._model(**inputs)
+        return outputs.image_embeds.float(), outputs.text_embeds.float()
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    # Here and not above: importing it takes a second that only selecting should cost.
+    from transformers import CLIPModel, CLIPProcessor
+
+    try:
+        # Nothing is downloaded, and nothing but safetensors is read.
+        processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+        model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise HostMismatch(
+            f'"{folder}" cannot be read as a CLIP model: {error}. {REMEDY}'
+        ) from error
+    return processor, model.requires_grad_(False)  # it comes in evaluation mode

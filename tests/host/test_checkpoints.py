@@ -1,0 +1,163 @@
+"""Gradient checkpointing on the host's own UNets: the same concept from less memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import comfy.model_management
+import pytest
+import torch
+from comfy.sd import CLIP
+from tiny_models import CPU, patched_modules, tiny_concept
+from true_models import true_clip, true_model
+
+from perfusion_core.batches import PictureGroup, TrainingError
+from perfusion_core.bridge import HostBackbone, detect_family, training_backbone
+from perfusion_core.bridge.models import layers_of
+from perfusion_core.concept import Concept
+from perfusion_core.covariance import Covariance
+from perfusion_core.edit import GatedEdit
+from perfusion_core.training import TrainingSettings, train
+
+Model = Any
+SHAPE = (2, 4, 8, 8)
+
+
+def learn(model: Model, clip: Any, checkpointing: str, **settings: Any) -> Concept:
+    family = detect_family(model)
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE, checkpointing) as backbone:
+        latents = 5 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+        return train(
+            backbone,
+            [PictureGroup(latents)],
+            placeholder="teddy*",
+            superclass="teddy",
+            covariance=Covariance(torch.eye(family.context_width), 1000, family.id),
+            settings=TrainingSettings(**{"steps": 2, "batch_size": 2, "seed": 1, **settings}),
+        ).concept
+
+
+@pytest.mark.parametrize("key_mode", ["locked", "trained"])
+def test_the_concept_is_the_same_bit_for_bit(model: Model, clip: CLIP, key_mode: str) -> None:
+    on, off = (learn(model, clip, mode, steps=3, key_mode=key_mode) for mode in ("on", "off"))
+    assert on.hash == off.hash
+    assert patched_modules(model) == []
+
+
+def test_sdxl_whose_blocks_see_the_pooled_vector_too_learns_the_same() -> None:
+    model, clip = true_model("SDXL", CPU, channels=32), true_clip("SDXL")
+    on, off = (learn(model, clip, mode, steps=1, batch_size=1) for mode in ("on", "off"))
+    assert on.hash == off.hash
+
+
+def kept_bytes(backbone: HostBackbone, concept: Concept, latents: torch.Tensor) -> int:
+    """What autograd keeps of one forward pass until backward, weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in backbone._base.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    vectors = {name: v.float().requires_grad_() for name, v in concept.embeddings.items()}
+    encoded = backbone.encode(["a teddy*"], "teddy*", vectors)
+    edit = GatedEdit(
+        concept.target_input[None].float(),
+        concept.whitened_target[None],
+        concept.superclass_encoding[None].float(),
+        [concept.settings],
+    )
+    values = {path: value[None].float() for path, value in concept.values.items()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        loss = backbone.loss(latents, latents, torch.tensor([0.5]), encoded, edit, values)
+    loss.mean().backward()
+    return sum(kept.values())
+
+
+def test_it_keeps_a_fraction_of_the_memory(clip: CLIP, model: Model) -> None:
+    thin = true_model("SD15", CPU, channels=32)
+    wide = true_clip("SD15")
+    concept = tiny_concept(thin, wide)
+    latents = torch.randn(1, 4, 32, 32)
+    kept = {}
+    for mode in ("on", "off"):
+        with training_backbone(thin, wide, latents.shape, mode) as backbone:
+            kept[mode] = kept_bytes(backbone, concept, latents)
+    assert kept["on"] < kept["off"] / 4
+
+
+def test_nothing_of_ours_runs_twice_and_the_hosts_layers_once_more(
+    model: Model, clip: CLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    prepare = GatedEdit.prepare
+
+    def counted(self: GatedEdit, *args: Any, **kwargs: Any) -> Any:
+        calls["prepare"] += 1
+        return prepare(self, *args, **kwargs)
+
+    monkeypatch.setattr(GatedEdit, "prepare", counted)
+    layers = layers_of(model, detect_family(model)).values()
+    handles = [
+        layer.value.register_forward_hook(lambda *_: calls.update(values=1)) for layer in layers
+    ]
+    try:
+        for mode, passes in (("off", 1), ("on", 2)):
+            calls.clear()
+            learn(model, clip, mode)
+            assert calls["prepare"] == 2  # steps
+            # W_V p of each layer comes first.
+            assert calls["values"] == len(layers) * (1 + 2 * passes)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_a_block_that_runs_again_sees_the_hosts_options_as_they_were(
+    model: Model, clip: CLIP
+) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def patch(q: Any, k: Any, v: Any, options: Any) -> tuple[Any, Any, Any]:
+        seen.append((*options["block"], options["block_index"], q.shape[1]))
+        return q, k, v
+
+    patched = model.clone()
+    patched.set_model_attn2_patch(patch)
+    learn(patched, clip, "on", steps=1)
+    assert len(set(seen)) == 7
+    assert sorted(seen[:7]) == sorted(seen[7:])
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1e18, False), (1e3, True)])
+def test_auto_is_on_where_the_memory_would_not_do(
+    model: Model, clip: CLIP, free: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: free)
+    for mode, on in (("auto", expected), ("on", True), ("off", False)):
+        with training_backbone(model, clip, SHAPE, mode) as backbone:
+            assert backbone.checkpointing == on
+    with (
+        pytest.raises(TrainingError, match='checkpointing is "yes"; it must be one of auto'),
+        training_backbone(model, clip, SHAPE, "yes"),
+    ):
+        pass
+
+
+def test_nothing_is_left_when_a_block_fails_while_it_runs_again(model: Model, clip: CLIP) -> None:
+    calls: list[int] = []
+
+    def fail_late(q: Any, k: Any, v: Any, _: Any) -> tuple[Any, Any, Any]:
+        calls.append(1)
+        if len(calls) == 10:
+            raise RuntimeError("another pack's fault")
+        return q, k, v
+
+    patched = model.clone()
+    patched.set_model_attn2_patch(fail_late)
+    with pytest.raises(RuntimeError, match="another pack's fault"):
+        learn(patched, clip, "on")
+    assert patched_modules(model) == []

@@ -1,0 +1,321 @@
+"""Previews, selection and the contact sheet of the training node, called as the host calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import comfy
+import comfy.model_management
+import folder_paths
+import pytest
+import torch
+from PIL import Image
+from tiny_models import TinyVae, patched_modules, tiny_clip, tiny_model
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, ViTImageProcessor
+
+Node = Any
+IMAGES = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def node(pack: ModuleType) -> Node:
+    async def listed() -> list[Node]:
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return next(
+        n for n in asyncio.run(listed()) if n.GET_SCHEMA().node_id == "PerfusionTrainConcept"
+    )
+
+
+@pytest.fixture(scope="module")
+def core(pack: ModuleType) -> Callable[[str], Any]:
+    """The pack's own copy of a module of perfusion_core."""
+    return lambda name: importlib.import_module(f"{pack.__name__}.perfusion_core.{name}")
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    with torch.inference_mode():
+        return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    with torch.inference_mode():
+        return tiny_clip(length=32)
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: Node) -> Iterator[Path]:
+    """An empty folder for CLIP models, that does not exist yet."""
+    folder = tmp_path / "clip_vision"
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "clip_vision", ([str(folder)], set()))
+    yield folder
+    comfy.model_management.interrupt_current_processing(False)
+
+
+@pytest.fixture
+def few_steps(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Painting in few steps: what is looked at here is not the pictures."""
+    monkeypatch.setattr(core("bridge.sampling"), "STEPS", 2)
+
+
+def small_clip(folder: Path) -> None:
+    """The real class and the real tokenizer, tiny and with random weights, as it would be got."""
+    torch.manual_seed(0)
+    layers = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    vision = {**layers, "image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config=layers, vision_config=vision, projection_dim=16)
+    CLIPModel(config).save_pretrained(folder, safe_serialization=True)
+    tokenizer = CLIPTokenizer.from_pretrained(Path(comfy.__path__[0]) / "sd1_tokenizer")
+    images = ViTImageProcessor(size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def train(node: Node, model: Any, clip: Any, **changes: Any) -> Any:
+    inputs = {
+        "model": model,
+        "clip": clip,
+        "vae": TinyVae(),
+        "images": IMAGES,
+        "placeholder": "teddy*",
+        "superclass": "teddy",
+        "steps": 4,
+        "batch_size": 2,
+        "seed": 1,
+        **changes,
+    }
+    listed = {name: [value] for name, value in inputs.items()}
+    with torch.inference_mode():
+        return node.PREPARE_CLASS_CLONE({}).EXECUTE_NORMALIZED(**listed)
+
+
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Any]]:
+    """What the host's progress bar is told from now on."""
+    seen: list[tuple[int, int, Any]] = []
+
+    def hook(value: int, total: int, preview: Any = None, **_: Any) -> None:
+        seen.append((value, total, preview))
+
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", hook)
+    return seen
+
+
+def test_previews_come_while_training_and_do_not_change_what_is_learned(
+    node: Node, model: Any, clip: Any, few_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(node, model, clip, preview_every=0)
+    seen = told(monkeypatch)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    result = train(node, model, clip, preview_every=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert result.args[0].concept.hash == plain.args[0].concept.hash
+    assert patched_modules(model) == []
+    shown = [(value, total, p) for value, total, p in seen if p is not None]
+    assert [(value, total) for value, total, _ in shown] == [(2, 4), (4, 4)]
+    for _, _, (kind, image, size) in shown:
+        assert kind == "JPEG"
+        assert isinstance(image, Image.Image)
+        assert image.size == (64, 64)
+        assert size == 512
+    # Two rows of one picture, where the sheet of no previews is a line of text.
+    assert result.args[2].shape[1] > 2 * 64
+    assert plain.args[2].shape[1] == 64
+
+
+def test_a_run_of_another_model_in_between_does_no_harm(
+    node: Node, model: Any, clip: Any, few_steps: None
+) -> None:
+    class Greedy(TinyVae):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            # What the host does when a VAE does not fit beside what is loaded.
+            comfy.model_management.unload_all_models()
+            return super().decode(latents)
+
+    plain = train(node, model, clip, preview_every=0).args[0].concept
+    seen = train(node, model, clip, preview_every=1, vae=Greedy()).args[0].concept
+    assert seen.hash == plain.hash
+
+
+def test_the_validation_prompt_is_what_the_user_wrote(
+    node: Node, model: Any, clip: Any, few_steps: None, core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    encoded = core("bridge.sampling")._encoded
+
+    def noted(clip: Any, text: str) -> Any:
+        asked.append(text)
+        return encoded(clip, text)
+
+    monkeypatch.setattr(core("bridge.sampling"), "_encoded", noted)
+    train(node, model, clip, preview_every=4, validation="a {} on ice\n\na teddy* on fire")
+    assert asked == ["", "a teddy* on ice"]
+    with pytest.raises(ValueError, match='validation prompt "a sea" must name the concept once'):
+        train(node, model, clip, validation="a sea")
+
+
+def test_selection_gives_the_best_step_with_its_settings_and_scores(
+    node: Node, model: Any, clip: Any, few_steps: None, models: Path
+) -> None:
+    small_clip(models / "tiny")
+    given = {"preview_every": 2, "select": True, "steps": 5}
+    result, again = (train(node, model, clip, **given) for _ in range(2))
+    concept = result.args[0].concept
+    notes = concept.training
+    assert [row[0] for row in notes["validation"]] == [2, 4, 5]
+    best = max(notes["validation"], key=lambda row: row[1] * row[2] if min(row[1:]) > 0 else 0)
+    assert notes["steps_done"] == notes["selected_step"]
+    assert notes["selected_step"] == best[0] or best[1] * best[2] <= 0
+    assert len(notes["validation_bias"]) == 5
+    assert result.args[0].settings == concept.settings
+    assert concept.preview is not None
+    json.dumps(dict(notes))
+    assert f"selected: step {notes['selected_step']}, bias" in result.ui.as_dict()["text"][0]
+    assert again.args[0].concept.hash == concept.hash
+    assert again.args[0].concept.training == notes
+    assert patched_modules(model) == []
+    # Three rows of four pictures.
+    assert result.args[2].shape[1] > 3 * 64
+    assert result.args[2].shape[2] > 4 * 64
+
+
+def test_the_scores_tell_pictures_and_texts_apart(models: Path, core: Any) -> None:
+    small_clip(models / "tiny")
+    one, other = torch.rand(2, 48, 40, 3, generator=torch.Generator().manual_seed(1))
+    scorer = core("bridge").ClipScorer([one.movedim(-1, 0)])
+    assert scorer.name == "tiny"
+    same = scorer.score(one[None], ["a teddy on a beach"])
+    assert same.identity == pytest.approx(1.0, abs=1e-5)
+    assert scorer.score(other[None], ["a teddy on a beach"]).identity < same.identity
+    assert scorer.score(one[None], ["a red car"]).text != same.text
+    both = scorer.score(torch.stack([one, other]), ["a red car", "a cat"])
+    singles = [scorer.score(p[None], [t]) for p, t in ((one, "a red car"), (other, "a cat"))]
+    assert both.text == pytest.approx(sum(s.text for s in singles) / 2, abs=1e-5)
+    assert both.identity == pytest.approx(sum(s.identity for s in singles) / 2, abs=1e-5)
+
+
+def test_a_scorer_of_its_own_finds_the_step_it_prefers(
+    model: Any, clip: Any, few_steps: None, core: Any
+) -> None:
+    training, selection, bridge = core("training"), core("selection"), core("bridge")
+
+    class Scorer:
+        asked = 0
+
+        def score(self, pictures: torch.Tensor, prompts: Any) -> Any:
+            self.asked += 1
+            return selection.Score(1.0 if self.asked == 2 else 0.5, 1.0)
+
+    latents = torch.rand(2, 4, 8, 8)
+    with torch.inference_mode(), bridge.training_backbone(model, clip, (2, 4, 8, 8)) as backbone:
+        paint = bridge.BackbonePainter(backbone, TinyVae(), (4, 8, 8), seed=0)
+        validation = selection.Validation(["a {} on a beach"], paint, Scorer())
+        snapshots: list[str] = []
+
+        def on_step(done: int, _total: int, _loss: float, snapshot: Any) -> None:
+            snapshots.append(validation.look(done, snapshot()).concept.hash)
+
+        training.train(
+            backbone,
+            [core("batches").PictureGroup(latents)],
+            placeholder="teddy*",
+            superclass="teddy",
+            covariance=core("covariance").Covariance(torch.eye(192), 1000, "emoji"),
+            settings=training.TrainingSettings(steps=4, batch_size=2),
+            on_step=on_step,
+        )
+        concept = validation.tuned()
+    assert len(set(snapshots)) == 4
+    assert concept.hash == snapshots[1]
+    assert concept.training["selected_step"] == 2
+
+
+def test_what_is_missing_for_a_selection_is_said_before_anything_runs(
+    node: Node, model: Any, clip: Any, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = told(monkeypatch)
+    with pytest.raises(ValueError, match=r"no CLIP model in models/clip_vision.*select off"):
+        train(node, model, clip, select=True)
+    with pytest.raises(ValueError, match="select is on, but preview_every is 0"):
+        train(node, model, clip, select=True, preview_every=0)
+    small_clip(models / "tiny")
+    (models / "tiny" / "model.safetensors").rename(models / "tiny" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="cannot be read as a CLIP model"):
+        train(node, model, clip, select=True)
+    assert seen == []
+
+
+def cancel_when(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, Any], bool]) -> None:
+    def hook(value: int, _total: int, preview: Any = None, **_: Any) -> None:
+        if when(value, preview):
+            comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", hook)
+
+
+def test_cancel_with_keep_gives_the_best_so_far(
+    node: Node, model: Any, clip: Any, few_steps: None, models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    small_clip(models / "tiny")
+    given = {"preview_every": 2, "select": True, "steps": 50, "on_cancel": "keep"}
+    cancel_when(monkeypatch, lambda value, preview: value == 5)
+    result = train(node, model, clip, **given)
+    notes = result.args[0].concept.training
+    assert [row[0] for row in notes["validation"]] == [2, 4]
+    assert notes["selected_step"] in (2, 4)
+    assert "validation_bias" not in notes
+    text = result.ui.as_dict()["text"][0]
+    assert "5 steps, then cancelled" in text
+    assert f"selected: step {notes['selected_step']}" in text
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    assert patched_modules(model) == []
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_cancel_while_painting_stops_there(
+    keep: bool, node: Node, model: Any, clip: Any, few_steps: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    class Slow(TinyVae):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            comfy.model_management.interrupt_current_processing(True)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return super().decode(latents)
+
+    given = {"preview_every": 2, "steps": 50, "vae": Slow()}
+    if not keep:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            train(node, model, clip, **given)
+    else:
+        result = train(node, model, clip, on_cancel="keep", **given)
+        assert result.args[0].concept.training["steps_done"] == 2
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    assert patched_modules(model) == []
+    assert not any(p.requires_grad and p.grad is not None for p in model.model.parameters())
+
+
+def test_out_of_memory_while_painting_leaves_the_model_as_it_was(
+    node: Node, model: Any, clip: Any, few_steps: None
+) -> None:
+    class Full(TinyVae):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            raise comfy.model_management.OOM_EXCEPTION("no memory")
+
+    before = {name: p for name, p in model.model.named_parameters()}
+    with pytest.raises(ValueError, match="set checkpointing to on; these are inputs"):
+        train(node, model, clip, preview_every=1, vae=Full())
+    assert all(p is before[name] for name, p in model.model.named_parameters())
+    assert patched_modules(model) == []
