@@ -99,11 +99,11 @@ class SwappedBackbone:
         encoded: Encoded,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
-        **more: Any,
+        key_differences: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         swapped = SwappedEdit(edit.superclasses, encoded.context, encoded.positions[..., None])
         errors: Tensor = self.inner.loss(
-            latents, noise, times, encoded, swapped, differences, **more
+            latents, noise, times, encoded, swapped, differences, key_differences
         )
         return errors
 
