@@ -234,8 +234,8 @@ class PerfusionTrainConcept(io.ComfyNode):
                     default=CHECKPOINTING[0],
                     optional=True,
                     tooltip="Gradient checkpointing: a fraction of the memory, for a step that "
-                    "takes about a third longer; the concept is the same. auto: where training "
-                    "would not fit into the free memory otherwise.",
+                    "takes about half as long again; the concept is the same. auto: where "
+                    "training would not fit into the free memory otherwise.",
                 ),
                 io.Int.Input(
                     "preview_every",

@@ -253,7 +253,7 @@ def training_backbone(
     Args:
         batch: shape [B, C, H, W] of one batch of latents.
         checkpointing: of `CHECKPOINTING`. "auto": where the batch would not fit otherwise. What is
-            learned is the same, a step takes about a third longer.
+            learned is the same, a step takes about half as long again.
 
     Raises HostMismatch when the two do not go together or are not to be trained on.
     """

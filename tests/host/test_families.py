@@ -213,6 +213,26 @@ def test_sdxl_learns_in_both_encoders_and_samples(sdxl: tuple[Model, Any]) -> No
     samples_with_and_without(model, clip, concept)
 
 
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [
+        (
+            "SD20",
+            {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([-1.0, 1.0])},
+        ),
+        ("SDXL", {"v_pred": torch.zeros(1)}),
+    ],
+)
+def test_models_of_v_prediction_train_and_sample(name: str, marks: dict[str, torch.Tensor]) -> None:
+    # SD 2's heads have a fixed width, of which 64 channels are one.
+    model, clip = true_model(name, CPU, channels=64, marks=marks), true_clip(name)
+    assert model.model.model_type is comfy.model_base.ModelType.V_PREDICTION
+    concept = learn(model, clip, value_rate=1.0)
+    assert list(concept.layers) == list(outs(shapes(name)))
+    assert all(float(value.abs().max()) > 0 for value in concept.values.values())
+    samples_with_and_without(model, clip, concept)
+
+
 def test_sdxls_pooled_vector_learns_too(sdxl: tuple[Model, Any]) -> None:
     model, clip = sdxl
     family = detect_family(model)

@@ -10,10 +10,12 @@ import pytest
 
 from tools.client import ComfyClient, GraphFailed, GraphInterrupted, GraphRejected
 from tools.server import RunningHost
+from tools.websocket import WebSocket
 
 Graph = dict[str, dict[str, Any]]
 PROMPT = "a photo of a teddy* on a green background"
 PICTURES = Path("demo", "concepts", "berry")
+PREVIEW, TEXT = 1, 3  # of the host's binary messages
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -228,6 +230,31 @@ def test_cancel_stops_training_and_the_model_is_as_before(
     again["sampler"]["inputs"]["seed"] = 3
     assert picture(client, again) == stock
     client.run(training(pictures, "nodes/after"))
+
+
+def test_the_node_shows_pictures_and_the_time_left_while_it_trains(
+    client: ComfyClient, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[bytes] = []
+
+    class Watching(WebSocket):
+        def _handle(self, opcode: int, last: bool, payload: bytes) -> str | None:
+            if opcode == 2:
+                shown.append(payload)
+            return super()._handle(opcode, last, payload)
+
+    monkeypatch.setattr("tools.client.WebSocket", Watching)
+    graph = training(pictures, "nodes/shown", preview_every=1)
+    graph["sheet"] = node("SaveImage", images=["train", 2], filename_prefix="sheet")
+    result = client.run(graph, on_event=lambda _: None)
+    kinds = [int.from_bytes(payload[:4], "big") for payload in shown]
+    texts = [payload for kind, payload in zip(kinds, shown, strict=True) if kind == TEXT]
+    assert any(b"train" in t and b"step 2 of 2, loss" in t and b"0 s left" in t for t in texts)
+    previews = [payload for kind, payload in zip(kinds, shown, strict=True) if kind == PREVIEW]
+    assert previews
+    assert all(payload[8:10] == b"\xff\xd8" for payload in previews)  # JPEG
+    (sheet,) = result.images("sheet")
+    assert client.view(sheet).startswith(b"\x89PNG")
 
 
 def test_a_list_of_pictures_is_one_concept_and_an_empty_mask_is_refused(

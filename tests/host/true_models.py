@@ -107,18 +107,23 @@ def true_model(
     channels: int | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    marks: Mapping[str, torch.Tensor] | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL, made by the host's config class of that name."""
+    """A MODEL, made by the host's config class of that name.
+
+    Args:
+        marks: those of a checkpoint's weights by which the host knows what the model predicts.
+    """
     thin = {} if channels is None else {"model_channels": channels}
     config = getattr(comfy.supported_models, name)({**UNETS[name], "dtype": dtype, **thin})
-    base = config.get_model({}, "", device=device)
+    base = config.get_model(dict(marks or {}), "", device=device)
     if device != META:
         fill(base.diffusion_model, seed)
     return comfy.model_patcher.ModelPatcher(base, load_device=CPU, offload_device=CPU)
 
 
 def true_clip(name: str, layers: int = 3, seed: int = 1) -> comfy.sd.CLIP:
-    """The CLIP of SD15 or SDXL: the host's tokenizers and encoders of true width, cut in depth."""
+    """The CLIP of SD15, SD20 or SDXL: the host's tokenizers and encoders, cut in depth alone."""
     target = getattr(comfy.supported_models, name)(UNETS[name]).clip_target()
     cut = {f"{encoder}_model_config": {"num_hidden_layers": layers} for encoder in _ENCODERS}
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32, **cut})
@@ -126,7 +131,7 @@ def true_clip(name: str, layers: int = 3, seed: int = 1) -> comfy.sd.CLIP:
     return clip
 
 
-_ENCODERS = ("clip_l", "clip_g")
+_ENCODERS = ("clip_l", "clip_h", "clip_g")
 
 
 def fill(module: torch.nn.Module, seed: int = 0, scale: float = 0.6) -> None:
