@@ -70,110 +70,120 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = arguments()
-    import_host()  # everything below knows the host
+def open_lab(args: argparse.Namespace) -> Lab:
+    """The lab on the concepts, or the folder, that were asked for."""
     from ..judge import load_judge
     from ..studio import Studio
-    from .ablations import FULL, QUICK, ablations, ours, sweep
     from .cache import Cache, sources, world
-    from .exams import FolderExam, WorldExam
+    from .exams import Exam, FolderExam, WorldExam
     from .measure import SAMPLE_SEED, Lab
-    from .methods import BATCH, STEPS
-    from .report import Report, machine
-    from .rivals import RIVALS as METHODS
     from .subjects import folder_subject, world_subject
 
-    begun = time.monotonic()
-    if args.fresh:
-        shutil.rmtree(args.cache, ignore_errors=True)
-    args.out.mkdir(parents=True, exist_ok=True)
     studio, judge = Studio(), load_judge()
-    exam: Any = WorldExam(judge)
+    exam: Exam = WorldExam(judge)
     if args.concept:
-        exam = FolderExam(judge, lambda p: studio.draw(studio.model, studio.clip, p, SAMPLE_SEED))
         subjects = [folder_subject(Path(args.concept), args.superclass)]
+        exam = FolderExam(judge, lambda p: studio.draw(studio.model, studio.clip, p, SAMPLE_SEED))
     elif args.tune:
         subjects = [world_subject(TUNED_ON)]
     else:
         names = args.concepts or (FULL_CONCEPTS if args.full else QUICK_CONCEPTS)
         subjects = [world_subject(name) for name in names]
     cache = Cache(args.cache, {"world": world()}, sources(ROOT))
-    lab = Lab(studio, judge, exam, subjects, args.samples // PROMPTS, cache)
-    steps = args.steps or STEPS
+    return Lab(studio, judge, exam, subjects, args.samples // PROMPTS, cache)
+
+
+def main() -> None:
+    args = arguments()
+    import_host()  # everything that is imported from here on knows the host
+    from .ablations import FULL, QUICK, ablations, ours, sweep
+    from .methods import STEPS
+    from .report import Report
+    from .rivals import RIVALS as METHODS
+
+    begun = time.monotonic()
+    if args.fresh:
+        shutil.rmtree(args.cache, ignore_errors=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    lab = open_lab(args)
     if args.tune:
         tune(lab, args.out, args.steps)
         return
 
-    scale = FULL if args.full else QUICK
-    wanted = ablations(scale, steps, masks=all(s.masks is not None for s in subjects))
+    scale, steps = FULL if args.full else QUICK, args.steps or STEPS
+    wanted = ablations(scale, steps, masks=all(s.masks is not None for s in lab.subjects))
     known = [ablation.name for ablation in wanted] + [RIVALS]
     unknown = set(args.only or ()) - set(known)
     if unknown:
         raise SystemExit(f"make lab: no part is called {sorted(unknown)}; there are {known}")
     chosen = [a for a in wanted if not args.only or a.name in args.only]
-    rivals = {"Perfusion": ours(scale, steps)} | {
-        method.__name__: sweep(
-            method.__name__,
-            method() if args.steps is None else method(steps),
-            "strength",
-            scale.strengths,
-        )
-        for method in METHODS
-    }
-    if args.only and RIVALS not in args.only:
-        rivals = {}
-    couples = [] if args.concept else couples_of(subjects)
+    contenders: dict[str, list[Variant]] = {}
+    if not args.only or RIVALS in args.only:
+        contenders["Perfusion"] = ours(scale, steps)
+        for method in METHODS:
+            one = method() if args.steps is None else method(args.steps)
+            label = method.__name__
+            contenders[label] = sweep(label, one, "strength", scale.strengths)
+    couples = [] if args.concept else couples_of(lab.subjects)
 
     lab.expect(
-        [v for a in chosen for v in a.variants] + [v for vs in rivals.values() for v in vs],
-        couples=len(couples) * len(rivals),
+        [
+            *(variant for ablation in chosen for variant in ablation.variants),
+            *(variant for variants in contenders.values() for variant in variants),
+        ],
+        couples=len(couples) * len(contenders),
     )
-    about = {
+    report = Report(args.out, lab.exam.identity, about(args, lab, steps))
+    for ablation in chosen:
+        print(f"{ablation.name} ...", flush=True)
+        report.add_ablation(lab, ablation)
+        report.write(time.monotonic() - begun)
+    if contenders:
+        compare(lab, report, contenders, couples)
+    report.about["from_other_code"] = len(lab.cache.other_code)
+    report.write(time.monotonic() - begun)
+    print(f"\n{report.markdown()}\nwritten to {args.out}")
+
+
+def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
+    """How the figures were made."""
+    from .cache import world
+    from .methods import BATCH
+    from .report import machine
+
+    return {
         "command": command(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "subjects": [f"{s.name} ({s.superclass})" for s in subjects],
-        "pictures_a_point": args.samples * len(subjects),
+        "subjects": [f"{s.name} ({s.superclass})" for s in lab.subjects],
+        "pictures_a_point": args.samples * len(lab.subjects),
         "steps": steps,
         "batch": BATCH,
         "world": world(),
         "seconds": 0,
         "from_other_code": 0,
     }
-    report = Report(args.out, exam.identity, about)
-    for ablation in chosen:
-        print(f"{ablation.name} ...", flush=True)
-        report.add_ablation(lab, ablation)
-        report.write(time.monotonic() - begun)
-    if rivals:
-        compare(lab, report, rivals, couples)
-    about["from_other_code"] = len(cache.other_code)
-    report.write(time.monotonic() - begun)
-    print()
-    print(report.markdown())
-    print(f"written to {args.out}")
 
 
 def compare(
     lab: Lab,
     report: Report,
-    rivals: dict[str, list[Variant]],
+    contenders: dict[str, list[Variant]],
     couples: Sequence[Couple],
 ) -> None:
     """Perfusion beside what users train instead."""
     from .report import Contender, costs, sheet
 
-    contenders = []
-    for label, variants in rivals.items():
+    measured = []
+    for label, variants in contenders.items():
         print(f"{label} ...", flush=True)
         points = [lab.point(variant) for variant in variants]
         one = Contender(label, variants, points, *costs(lab, variants))
         if couples:
             one = replace(one, both=lab.both(variants[one.best], couples))
-        contenders.append(one)
-    report.add_contenders(contenders)
-    sheet(lab, contenders, couples, report.out / "lab_sheet.png")
+        measured.append(one)
+    report.add_contenders(measured)
+    sheet(lab, measured, couples, report.out / "lab_sheet.png")
     report.plots.append("lab_sheet.png")
 
 
@@ -190,7 +200,7 @@ def tune(lab: Lab, out: Path, steps: int | None) -> None:
     from .ablations import Variant
     from .rivals import RIVALS as METHODS
 
-    found = {}
+    found: dict[str, Any] = {}
     for method in METHODS:
         one = method() if steps is None else method(steps)
         variants = [

@@ -106,9 +106,7 @@ def sweep(
     label: str, method: Method, knob: str, values: Sequence[float], **use: Any
 ) -> list[Variant]:
     """A method at each setting of a knob."""
-    return [
-        Variant(f"{label}, {knob} {value:g}", method, {**use, knob: value}) for value in values
-    ]
+    return [Variant(f"{label}, {knob} {value:g}", method, {**use, knob: value}) for value in values]
 
 
 def _names(variants: Sequence[Variant]) -> list[str]:

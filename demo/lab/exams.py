@@ -50,8 +50,7 @@ class WorldExam:
         self.judge = judge
 
     def questions(self, subject: Subject, phrase: str) -> list[Question]:
-        asked = questions(phrase, subject.superclass)
-        return asked
+        return questions(phrase, subject.superclass)
 
     def marks(
         self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Question]
@@ -160,5 +159,4 @@ def features(judge: Judge, pictures: Sequence[Image.Image]) -> np.ndarray:
         judge.look_at(list(pictures))
     finally:
         handle.remove()
-    features: np.ndarray = torch.cat(found).float().cpu().numpy()
-    return features
+    return torch.cat(found).float().cpu().numpy()

@@ -142,9 +142,7 @@ class Lab:
             ]
             training = self.learned(variant.method, subject)
             begin = time.monotonic()
-            pictures = self._paint(
-                variant, [(subject, training.file)], [q.prompt for q in asked]
-            )
+            pictures = self._paint(variant, [(subject, training.file)], [q.prompt for q in asked])
             found = self.exam.marks(subject, pictures, asked).tolist()
             self._keep_strip(key, pictures)
             self.cache.put(key, found)

@@ -198,7 +198,7 @@ def test_the_rivals_loss_is_ours_without_an_edit(studio: Studio, berry: Subject)
         (Substituted(2), {"insert": "ungated"}),
         (Perfusion(2, masked=True), {"bias": 0.3}),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Method) else value.get("insert", ""),
+    ids=["inversion", "lora", "keys-values", "dreambooth", "swap", "ungated", "perfusion"],
 )
 def test_a_method_trains_samples_and_leaves_the_model_alone(
     studio: Studio, berry: Subject, royal: Subject, tmp_path: Path, method: Method, use: Any
