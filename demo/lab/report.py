@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -141,7 +142,8 @@ class Report:
             f"point; {about['steps']} training steps of {about['batch']} pictures.",
             "",
             f"Identity: {self.identity}. Text alignment: share of pictures in which the judge sees "
-            "all else that the prompt names. Intervals: 95 %, bootstrap over subjects and pictures.",
+            "all else that the prompt names. Intervals: 95 %, bootstrap over subjects and their "
+            "pictures.",
         ]
         if about["from_other_code"]:
             lines += ["", f"{about['from_other_code']} values were measured with another state of "
@@ -208,7 +210,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
         ends.append(ends[-1] + len(rival.points))
 
     def ahead(means: Any) -> float:
-        others = [hypervolume(means[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        others = [hypervolume(means[a:b]) for a, b in pairwise(ends)]
         return hypervolume(means[: ends[0]]) - max(others)
 
     difference = estimate(points, ahead)

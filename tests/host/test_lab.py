@@ -381,6 +381,27 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     assert again["methods"] == found["methods"]
 
 
+def test_a_folder_of_pictures_is_measured_by_likeness(
+    monkeypatch: pytest.MonkeyPatch, studio: Studio, berry: Subject, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for n, picture in enumerate(berry.pictures):
+        picture.resize((200, 150)).save(folder / f"{n}.png")  # not square: the middle is taken
+    lab(
+        monkeypatch, studio, "--concept", str(folder), "--superclass", "toy bear", "--steps", "1",
+        "--samples", "8", "--only", "bias", "--out", str(tmp_path), "--cache", str(tmp_path / "c"),
+    )  # fmt: skip
+    found = json.loads((tmp_path / "lab.json").read_text())
+    assert found["subjects"] == ["mine (toy bear)"]
+    assert found["identity"].startswith("likeness")
+    assert found["methods"] == []
+    points = found["ablations"][0]["series"]["Perfusion"]
+    assert [point["samples"] for point in points] == [8] * 3
+    assert all(0 <= point["identity"] <= 1 for point in points)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
