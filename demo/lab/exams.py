@@ -93,8 +93,8 @@ class Likeness:
             raise ValueError(
                 "the judge's features do not tell these pictures from what the model paints for "
                 f"the plain superclass word (likeness {ceiling:.2f} among the pictures, "
-                f"{floor:.2f} to plain ones): identity cannot be measured here. Give pictures that look more "
-                "alike, or another superclass word."
+                f"{floor:.2f} to plain ones): identity cannot be measured here. Give pictures "
+                "that look more alike, or another superclass word."
             )
         return cls(centre, directions, floor, ceiling)
 

@@ -323,6 +323,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
     runpy.run_module("demo.lab", run_name="__main__")
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
