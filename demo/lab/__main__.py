@@ -1,7 +1,12 @@
-"""`make lab`: the paper's ablations in the emoji world, with confidence intervals and plots.
+"""`make lab`: the paper's ablations and its rivals, measured, with confidence intervals and plots.
 
-Writes demo/output/lab.json and a Pareto plot of each ablation beside it. The quick version
-samples 16 pictures of each concept at each point, --full 64; neither has been timed yet.
+make lab                                    two concepts of the emoji world, about half an hour
+make lab ARGS=--full                        six concepts, more settings and pictures: hours on a
+                                            CPU, for a GPU
+make lab CONCEPT=folder SUPERCLASS=word     any folder of pictures of one thing
+
+A stop loses nothing: the same command goes on from there. Leaves lab.json, lab.md, plots and a
+contact sheet in demo/output/.
 """
 
 from __future__ import annotations
@@ -9,162 +14,211 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
-import random
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
+from tools.locate import ROOT
 
-from ..exam import Question, questions
 from ..hosting import import_host
-from ..judge import Judge, load_judge
-from ..world.render import SIZE, Scene, Thing, draw_background, render
-from ..world.vocabulary import CONCEPTS, Individual
-from .ablations import ABLATIONS, Ablation, Variant
-from .points import Point
+from ..world.vocabulary import CONCEPTS
 
-OUTPUT = Path(__file__).parents[1] / "output"
-PICTURES = Path(__file__).parents[1] / "concepts"
-NAMES = ("berry", "royal", "mint", "candy", "taxi", "plum")  # six concepts, five superclasses
-TRAINING = {"steps": 200, "batch_size": 8, "seed": 1}
+if TYPE_CHECKING:
+    from .ablations import Variant
+    from .measure import Couple, Lab
+    from .report import Report
+    from .subjects import Subject
 
-
-def mask_of(concept: Individual, picture: Image.Image, number: int) -> np.ndarray:
-    """Where the concept is in its `number`th training picture: drawn with it and without."""
-    from ..pictures import BACKGROUNDS
-
-    rng = random.Random(concept.name)
-    for count, background in enumerate(BACKGROUNDS):
-        state = rng.getstate()
-        scene = Scene((Thing(concept.object, concept.look),), "alone", background)
-        drawn = np.array(render(scene, rng), dtype=int)
-        if count == number:
-            assert np.array_equal(drawn, np.array(picture, dtype=int))
-            rng.setstate(state)
-            empty = np.array(draw_background(background, rng), dtype=int)
-            return (np.abs(drawn - empty).max(axis=-1) > 6).astype(np.float32)
-    raise ValueError(f"{concept.name} has no picture {number}")
+OUTPUT = ROOT / "demo" / "output"
+# Concepts of different superclasses side by side: each two of them are composed.
+QUICK_CONCEPTS = ("berry", "royal")
+FULL_CONCEPTS = ("berry", "royal", "mint", "candy", "taxi", "plum")
+# Held out of the lab: rates are chosen on it.
+TUNED_ON = "lagoon"
+PROMPTS = 8
+RIVALS = "rivals"
 
 
-class Lab:
-    """Trains each way once for each concept, and measures."""
-
-    def __init__(self, judge: Judge, names: Sequence[str], seeds: int, steps: int) -> None:
-        from ..studio import Studio
-
-        self.studio = Studio()
-        self.judge = judge
-        self.names = names
-        self.seeds = seeds
-        self.training = {**TRAINING, "steps": steps}
-        self._learned: dict[str, Any] = {}
-        self._measured: dict[str, Point] = {}
-        self.train_seconds: list[float] = []
-
-    def concept(self, name: str, variant: Variant) -> Any:
-        """The concept, trained as the variant says; once."""
-        from perfusion_core.training import TrainingSettings
-
-        from ..studio import read_folder
-
-        key = f"{name} {sorted(variant.training.items())} {variant.pictures} {variant.masked}"
-        if key not in self._learned:
-            one = CONCEPTS[name]
-            pictures = read_folder(PICTURES / name)[: variant.pictures or None]
-            masks = [mask_of(one, p, n) for n, p in enumerate(pictures)] if variant.masked else None
-            settings = TrainingSettings(**{**self.training, **variant.training})
-            start = time.monotonic()
-            self._learned[key] = self.studio.learn(pictures, one.object, settings, masks).concept
-            self.train_seconds.append(round(time.monotonic() - start, 1))
-        return self._learned[key]
-
-    def measure(self, name: str, variant: Variant) -> Point:
-        """Pictures of every concept on the exam's prompts, judged; once for each variant."""
-        from ..studio import entry_of, placeholder
-
-        key = repr(variant)
-        if key not in self._measured:
-            identity, alignment, concepts = [], [], []
-            for concept_name in self.names:
-                one = CONCEPTS[concept_name]
-                entry = entry_of(self.concept(concept_name, variant), **variant.use)
-                asked = [
-                    q for q in questions(placeholder(one.object), one.object)
-                    for _ in range(self.seeds)
-                ]  # fmt: skip
-                pictures = self.studio.sample([entry], [q.prompt for q in asked], seed=1000)
-                for verdict, question in zip(self.judge.look_at(pictures), asked, strict=True):
-                    identity.append(one.name in verdict.concepts)
-                    alignment.append(fits(verdict, question))
-                    concepts.append(one.name)
-            self._measured[key] = Point(name, identity, alignment, concepts)
-        return replace(self._measured[key], name=name)
-
-    def run(self, ablation: Ablation) -> dict[str, Any]:
-        """The ablation's points, and whether the paper's direction holds."""
-        figures = {
-            name: self.measure(name, variant).as_dict()
-            for name, variant in ablation.variants.items()
-        }
-        return {
-            "name": ablation.name,
-            "claim": ablation.claim,
-            "holds": bool(ablation.holds(figures)),
-            "points": list(figures.values()),
-        }
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="six concepts, all settings")
+    parser.add_argument("--samples", type=int, help="pictures of each concept at each point")
+    parser.add_argument("--steps", type=int, help="of each training")
+    parser.add_argument("--concepts", nargs="+", choices=sorted(CONCEPTS), metavar="NAME")
+    parser.add_argument("--concept", help="a folder of pictures of one thing to learn")
+    parser.add_argument("--superclass", help="the ordinary word for it, such as teddy")
+    parser.add_argument("--only", nargs="+", metavar="PART", help=f"ablations, or {RIVALS}")
+    parser.add_argument("--tune", action="store_true", help="try the rivals' rates instead")
+    parser.add_argument("--out", type=Path, default=OUTPUT, help="where results go")
+    parser.add_argument("--cache", type=Path, default=OUTPUT / "lab_cache")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    args = parser.parse_args()
+    if bool(args.concept) != bool(args.superclass):
+        parser.error("CONCEPT (a folder) and SUPERCLASS (its ordinary word) go together")
+    if args.concept and args.concepts:
+        parser.error("--concepts names concepts of the world; it does not go with a folder")
+    if args.samples is None:
+        args.samples = 32 if args.full else 16
+    if args.samples < PROMPTS or args.samples % PROMPTS:
+        parser.error(f"--samples is {args.samples}: there are {PROMPTS} prompts, give a multiple")
+    return args
 
 
-def fits(verdict: Any, question: Question) -> bool:
-    """Whether the judge sees all that the prompt names beside the identity."""
-    return bool(verdict.background == question.background and question.objects <= verdict.objects)
+def open_lab(args: argparse.Namespace) -> Lab:
+    """The lab on the concepts, or the folder, that were asked for."""
+    from ..judge import load_judge
+    from ..studio import Studio
+    from .cache import Cache, sources, world
+    from .exams import Exam, FolderExam, WorldExam
+    from .measure import SAMPLE_SEED, Lab
+    from .subjects import folder_subject, world_subject
+
+    studio, judge = Studio(), load_judge()
+    exam: Exam = WorldExam(judge)
+    if args.concept:
+        subjects = [folder_subject(Path(args.concept), args.superclass)]
+        exam = FolderExam(judge, lambda p: studio.draw(studio.model, studio.clip, p, SAMPLE_SEED))
+    elif args.tune:
+        subjects = [world_subject(TUNED_ON)]
+    else:
+        names = args.concepts or (FULL_CONCEPTS if args.full else QUICK_CONCEPTS)
+        subjects = [world_subject(name) for name in names]
+    cache = Cache(args.cache, {"world": world()}, sources(ROOT))
+    return Lab(studio, judge, exam, subjects, args.samples // PROMPTS, cache)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make lab", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="64 samples of each concept, not 16")
-    parser.add_argument("--steps", type=int, default=TRAINING["steps"], help="of each training")
-    parser.add_argument("--only", choices=[a.name for a in ABLATIONS], help="one ablation alone")
-    parser.add_argument("--concepts", nargs="+", choices=sorted(CONCEPTS), default=list(NAMES))
-    args = parser.parse_args()
-    import_host()
-    begun = time.monotonic()
-    lab = Lab(load_judge(), args.concepts, seeds=8 if args.full else 2, steps=args.steps)
-    OUTPUT.mkdir(exist_ok=True)
-    from .plots import pareto
+    args = arguments()
+    import_host()  # everything that is imported from here on knows the host
+    from .ablations import FULL, QUICK, ablations, ours, sweep
+    from .methods import STEPS
+    from .report import Report
+    from .rivals import RIVALS as METHODS
 
-    results = []
-    for ablation in ABLATIONS:
-        if args.only in (None, ablation.name):
-            print(f"{ablation.name} ...", flush=True)
-            results.append(lab.run(ablation))
-            pareto(
-                ablation.name,
-                results[-1]["points"],
-                OUTPUT / f"lab_{ablation.name.replace(' ', '_')}.png",
-            )
-    report = {
+    begun = time.monotonic()
+    if args.fresh:
+        shutil.rmtree(args.cache, ignore_errors=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    lab = open_lab(args)
+    if args.tune:
+        tune(lab, args.out, args.steps)
+        return
+
+    scale, steps = FULL if args.full else QUICK, args.steps or STEPS
+    wanted = ablations(scale, steps, masks=all(s.masks is not None for s in lab.subjects))
+    known = [ablation.name for ablation in wanted] + [RIVALS]
+    unknown = set(args.only or ()) - set(known)
+    if unknown:
+        raise SystemExit(f"make lab: no part is called {sorted(unknown)}; there are {known}")
+    chosen = [a for a in wanted if not args.only or a.name in args.only]
+    contenders: dict[str, list[Variant]] = {}
+    if not args.only or RIVALS in args.only:
+        contenders["Perfusion"] = ours(scale, steps)
+        for method in METHODS:
+            one = method() if args.steps is None else method(args.steps)
+            label = method.__name__
+            contenders[label] = sweep(label, one, "strength", scale.strengths)
+    couples = [] if args.concept else couples_of(lab.subjects)
+
+    lab.expect(
+        [
+            *(variant for ablation in chosen for variant in ablation.variants),
+            *(variant for variants in contenders.values() for variant in variants),
+        ],
+        couples=len(couples) * len(contenders),
+    )
+    report = Report(args.out, lab.exam.identity, about(args, lab, steps))
+    for ablation in chosen:
+        print(f"{ablation.name} ...", flush=True)
+        report.add_ablation(lab, ablation)
+        report.write(time.monotonic() - begun)
+    if contenders:
+        compare(lab, report, contenders, couples)
+    report.about["from_other_code"] = len(lab.cache.other_code)
+    report.write(time.monotonic() - begun)
+    print(f"\n{report.markdown()}\nwritten to {args.out}")
+
+
+def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
+    """How the figures were made."""
+    from .cache import world
+    from .methods import BATCH
+    from .report import machine
+
+    return {
+        "command": command(sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
-        "concepts": list(args.concepts),
-        "picture": SIZE,
-        "training": lab.training,
-        "train_seconds": lab.train_seconds,
-        "seconds": round(time.monotonic() - begun),
-        "ablations": results,
+        "machine": machine(),
+        "subjects": [f"{s.name} ({s.superclass})" for s in lab.subjects],
+        "pictures_a_point": args.samples * len(lab.subjects),
+        "steps": steps,
+        "batch": BATCH,
+        "world": world(),
+        "seconds": 0,
+        "from_other_code": 0,
     }
-    (OUTPUT / "lab.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for result in results:
-        print(f"\n{result['name']}: {result['claim']}: {'holds' if result['holds'] else 'FAILS'}")
-        for point in result["points"]:
-            print("  {name:20} identity {identity:.2f} {identity_interval}  text "
-                  "{text_alignment:.2f} {text_alignment_interval}".format(**point))  # fmt: skip
-    print(f"\n{report['seconds']} s; look at {OUTPUT}/lab_*.png")
+
+
+def compare(
+    lab: Lab,
+    report: Report,
+    contenders: dict[str, list[Variant]],
+    couples: Sequence[Couple],
+) -> None:
+    """Perfusion beside what users train instead."""
+    from .report import Contender, costs, sheet
+
+    measured = []
+    for label, variants in contenders.items():
+        print(f"{label} ...", flush=True)
+        points = [lab.point(variant) for variant in variants]
+        one = Contender(label, variants, points, *costs(lab, variants))
+        if couples:
+            one = replace(one, both=lab.both(variants[one.best], couples))
+        measured.append(one)
+    report.add_contenders(measured)
+    sheet(lab, measured, couples, report.out / "lab_sheet.png")
+    report.plots.append("lab_sheet.png")
+
+
+def couples_of(subjects: Sequence[Subject]) -> list[Couple]:
+    """Each two neighbours of different superclasses; no subject twice."""
+    pairs = zip(subjects[::2], subjects[1::2], strict=False)
+    return [(a, b) for a, b in pairs if a.superclass != b.superclass]
+
+
+def tune(lab: Lab, out: Path, steps: int | None) -> None:
+    """Every rival at each rate of its ladder, on a concept that the lab does not measure."""
+    from tools.steps import write_atomic
+
+    from .ablations import Variant
+    from .rivals import RIVALS as METHODS
+
+    found: dict[str, Any] = {}
+    for method in METHODS:
+        one = method() if steps is None else method(steps)
+        variants = [
+            Variant(f"{method.__name__}, rate {rate:g}", replace(one, rate=rate))
+            for rate in (one.rate / 4, one.rate / 2, one.rate, one.rate * 2, one.rate * 4)
+        ]
+        lab.expect(variants, couples=0)
+        for variant in variants:
+            point = lab.point(variant)
+            found[variant.name] = point.as_dict()
+            text, identity = point.means
+            print(f"{variant.name}: identity {identity:.2f}, text alignment {text:.2f}", flush=True)
+    write_atomic(out / "lab_rates.json", json.dumps(found, indent=1) + "\n")
+
+
+def command(given: Sequence[str]) -> str:
+    """The command that made this, as one would type it."""
+    return "make lab" + (f' ARGS="{" ".join(given)}"' if given else "")
 
 
 if __name__ == "__main__":

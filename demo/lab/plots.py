@@ -1,34 +1,52 @@
-"""A Pareto plot of identity against text alignment for each ablation."""
+"""Fronts of identity against text alignment: up and to the right is better."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
+import numpy as np
+
+from .figures import Point, front
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 
-def pareto(title: str, points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Points with their confidence intervals; up and to the right is better."""
-    figure, axes = plt.subplots(figsize=(5, 4.2), dpi=120)
-    for point in points:
-        x, y = point["text_alignment"], point["identity"]
-        (x0, x1), (y0, y1) = point["text_alignment_interval"], point["identity_interval"]
-        errors = {"xerr": [[x - x0], [x1 - x]], "yerr": [[y - y0], [y1 - y]]}
-        axes.errorbar(x, y, fmt="o", capsize=2, **errors)
-        axes.annotate(point["name"], (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+
+def pareto(title: str, identity: str, series: Mapping[str, Sequence[Point]], path: Path) -> None:
+    """Each series' points with their confidence intervals, and a line along its front.
+
+    Args:
+        identity: what the mark of identity is.
+        series: label -> points.
+    """
+    figure, axes = plt.subplots(figsize=(6, 5), dpi=120)
+    for colour, (label, points) in zip(COLOURS * 3, series.items(), strict=False):
+        means = np.array([point.means for point in points])
+        along = means[front(means)]
+        axes.plot(along[:, 0], along[:, 1], color=colour, alpha=0.5)
+        axes.plot([], [], "o", color=colour, label=label)
+        for point, (x, y) in zip(points, means, strict=True):
+            found = point.as_dict()
+            errors = {
+                axis: np.abs(np.array(found[f"{name}_interval"])[:, None] - value)
+                for axis, name, value in (("xerr", "text_alignment", x), ("yerr", "identity", y))
+            }
+            axes.errorbar(x, y, fmt="o", color=colour, capsize=2, elinewidth=0.7, **errors)
+            knob = point.name.rpartition(" ")[2]
+            axes.annotate(knob, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set(
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
         xlabel="text alignment (share of pictures)",
-        ylabel="identity (share of pictures)",
+        ylabel=identity,
         title=title,
     )
     axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

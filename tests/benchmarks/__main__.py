@@ -12,6 +12,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tools.host import ready_host
 from tools.inprocess import open_host
 from tools.locate import ROOT, Host
 
-PARTS = ("projections", "steps", "slider", "concepts")
+PARTS = ("projections", "steps", "slider", "concepts", "training")
 THREADS = 2
 
 
@@ -38,7 +39,7 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
     """Every figure, as soon as it is there."""
     import torch
 
-    from . import concepts, projections, slider, steps
+    from . import concepts, projections, slider, steps, training
 
     torch.set_num_threads(THREADS)  # after the imports: the tests' helpers set it too
     torch.manual_seed(0)
@@ -53,6 +54,14 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
         yield from concepts.measure(base, runs(101, 5))
     if "slider" in parts:
         yield from slider.measure(host, base / "server", runs(41, 5))
+    if "training" in parts:
+        size = 2 if quick else 8
+        demo = partial(training.demo_setting, size)
+        yield from training.measure(demo, "", f"demo model, fp32, batch {size}", runs(9, 1))
+        if not quick:
+            sd15 = partial(training.sd15_setting, 256)
+            told = "SD15 at true size, 256 px, fp32, batch 1"
+            yield from training.measure(sd15, "_sd15", told, runs(3, 1))
     if "steps" in parts:
         sizes = (256,) if quick else (256, 512)
         yield from steps.measure("SD15", "sd15_step_{size}", sizes, (1, 16), runs(7, 1))

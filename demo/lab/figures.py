@@ -1,0 +1,118 @@
+"""Figures from marks: fronts, their hypervolume, bootstrap confidence intervals.
+
+A picture has two marks between 0 and 1, text alignment and identity. All points of a comparison are
+measured on the same concepts, prompts and noise, so that picture n of one belongs to picture n of
+the other: the bootstrap redraws them together, and a difference is as sure as it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES, CONFIDENCE = 2000, 0.95
+REFERENCE = (0.0, 0.0)  # of every hypervolume: no text alignment, no identity
+
+Statistic = Callable[[np.ndarray], float]
+"""From the mean marks [points, 2] (text alignment, identity) to a figure."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way of doing it, measured.
+
+    Attributes:
+        name: such as "bias 0.6".
+        marks: (text alignment, identity) of every picture [concepts, pictures of each, 2].
+    """
+
+    name: str
+    marks: np.ndarray
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean text alignment and identity [2]."""
+        means: np.ndarray = self.marks.mean(axis=(0, 1))
+        return means
+
+    def as_dict(self) -> dict[str, Any]:
+        """The means with their intervals, for the report."""
+        text = estimate([self], lambda m: m[0, 0])
+        identity = estimate([self], lambda m: m[0, 1])
+        return {
+            "name": self.name,
+            "samples": int(self.marks.shape[0] * self.marks.shape[1]),
+            "identity": identity.value,
+            "identity_interval": identity.interval,
+            "text_alignment": text.value,
+            "text_alignment_interval": text.interval,
+        }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> list[float]:
+        return [self.low, self.high]
+
+    @property
+    def verdict(self) -> str:
+        """What a difference says: "holds", "fails", or "not decided" with zero in the interval."""
+        if self.low > 0:
+            return "holds"
+        return "fails" if self.high < 0 else "not decided"
+
+
+def hypervolume(means: np.ndarray) -> float:
+    """Area that points [n, 2] dominate, above the reference point (0, 0)."""
+    area = height = 0.0
+    for x, y in sorted(means.tolist(), reverse=True):
+        # From the right to the left: only what rises above all points further right adds area.
+        if y > height:
+            area += (x - REFERENCE[0]) * (y - height)
+            height = y
+    return area
+
+
+def front(means: np.ndarray) -> list[int]:
+    """Which of the points [n, 2] no other one dominates, from the left to the right."""
+    order = sorted(range(len(means)), key=lambda n: tuple(means[n]), reverse=True)
+    best, kept = -1.0, []
+    for n in order:
+        if means[n, 1] > best:
+            best = means[n, 1]
+            kept.append(n)
+    return kept[::-1]
+
+
+def estimate(points: Sequence[Point], statistic: Statistic, seed: int = 0) -> Estimate:
+    """A statistic of points that were measured alike, with its bootstrap interval.
+
+    Concepts are redrawn with replacement, and pictures within each: the interval speaks of any
+    concept of this kind, as far as a few can (with one concept, of that one alone). Raises
+    ValueError for points that were not measured on the same pictures.
+    """
+    shapes = {point.marks.shape for point in points}
+    if len(shapes) != 1:
+        raise ValueError(f"points of different pictures cannot be compared: {sorted(shapes)}")
+    marks = np.stack([point.marks for point in points])
+    _, concepts, pictures, _ = marks.shape
+    rng = np.random.default_rng(seed)
+    drawn = np.empty(RESAMPLES)
+    for n in range(RESAMPLES):
+        of = rng.integers(concepts, size=concepts)[:, None]
+        which = rng.integers(pictures, size=(concepts, pictures))
+        drawn[n] = statistic(marks[:, of, which].mean(axis=(1, 2)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    value = statistic(marks.mean(axis=(1, 2)))
+    return Estimate(round(float(value), 4), round(float(low), 4), round(float(high), 4))

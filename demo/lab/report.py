@@ -1,0 +1,281 @@
+"""What the lab found: as JSON, as a table in Markdown, as plots and a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from tools.steps import write_atomic
+
+from ..sheet import Row, contact_sheet
+from .ablations import Ablation, Variant
+from .figures import Estimate, Point, estimate, hypervolume
+from .measure import Couple, Lab
+from .plots import pareto
+
+WANTED_VOLUME, WANTED_BYTES, WANTED_BOTH = 1.2, 0.1, 2.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One method beside the others.
+
+    Attributes:
+        points: over its knob.
+        best: the point of the largest identity times text alignment: chosen on single subjects, so
+            that the composed pictures choose nothing.
+        both: its share of composed pictures with both identities, at the best point's knob; None
+            where nothing was composed.
+    """
+
+    label: str
+    variants: Sequence[Variant]
+    points: Sequence[Point]
+    seconds: float
+    bytes: int
+    both: Point | None = None
+
+    @property
+    def best(self) -> int:
+        products = [float(point.means.prod()) for point in self.points]
+        return products.index(max(products))
+
+    @property
+    def volume(self) -> Estimate:
+        return estimate(self.points, hypervolume)
+
+    def as_dict(self) -> dict[str, Any]:
+        volume = self.volume
+        entry = {
+            "name": self.label,
+            "hypervolume": volume.value,
+            "hypervolume_interval": volume.interval,
+            "best": self.points[self.best].as_dict(),
+            "train_seconds": round(self.seconds, 1),
+            "file_bytes": self.bytes,
+            "points": [point.as_dict() for point in self.points],
+        }
+        if self.both is not None:
+            share = estimate([self.both], lambda means: means[0, 1])
+            entry |= {"both_identities": share.value, "both_identities_interval": share.interval}
+        return entry
+
+
+@dataclass
+class Report:
+    """Everything, as it is found; written again after every part."""
+
+    out: Path
+    identity: str
+    about: dict[str, Any]
+    ablations: list[dict[str, Any]] = field(default_factory=list)
+    contenders: list[dict[str, Any]] = field(default_factory=list)
+    comparison: dict[str, Any] = field(default_factory=dict)
+    plots: list[str] = field(default_factory=list)
+
+    def add_ablation(self, lab: Lab, ablation: Ablation) -> None:
+        """Measure an ablation, plot it, say what it says."""
+        series = {
+            label: [lab.point(v) for v in variants] for label, variants in ablation.series.items()
+        }
+        points = {point.name: point for measured in series.values() for point in measured}
+        claims = []
+        for claim in ablation.claims:
+            difference = claim.difference(points)
+            claims.append(
+                {
+                    "claim": claim.text,
+                    "measure": claim.measure,
+                    "difference": difference.value,
+                    "interval": difference.interval,
+                    "verdict": difference.verdict,
+                }
+            )
+        self._plot(ablation.name, series)
+        self.ablations.append(
+            {
+                "name": ablation.name,
+                "claims": claims,
+                "series": {k: [p.as_dict() for p in v] for k, v in series.items()},
+            }
+        )
+
+    def add_contenders(self, contenders: Sequence[Contender]) -> None:
+        """The first is ours, the others its rivals."""
+        self._plot("rivals", {c.label: c.points for c in contenders})
+        self.contenders = [contender.as_dict() for contender in contenders]
+        self.comparison = compare(contenders)
+
+    def write(self, seconds: float) -> None:
+        """lab.json and lab.md."""
+        self.about["seconds"] = round(seconds)
+        found = {
+            **self.about,
+            "identity": self.identity,
+            "ablations": self.ablations,
+            "methods": self.contenders,
+            "comparison": self.comparison,
+        }
+        write_atomic(self.out / "lab.json", json.dumps(found, indent=1) + "\n")
+        write_atomic(self.out / "lab.md", self.markdown())
+
+    def _plot(self, name: str, series: Mapping[str, Sequence[Point]]) -> None:
+        file = f"lab_{name.replace(' ', '_')}.png"
+        pareto(name, self.identity, series, self.out / file)
+        self.plots.append(file)
+
+    def markdown(self) -> str:
+        """The tables, to be read or pasted."""
+        about = self.about
+        lines = [
+            f"`{about['command']}`, {about['date']}, {about['machine']}, {about['seconds']} s. "
+            f"Subjects: {', '.join(about['subjects'])}; {about['pictures_a_point']} pictures a "
+            f"point; {about['steps']} training steps of {about['batch']} pictures.",
+            "",
+            f"Identity: {self.identity}. Text alignment: share of pictures in which the judge sees "
+            "all else that the prompt names. Intervals: 95 %, bootstrap over subjects and their "
+            "pictures.",
+        ]
+        if about["from_other_code"]:
+            lines += ["", f"{about['from_other_code']} values were measured with another state of "
+                      "the code (`--fresh` measures them again)."]  # fmt: skip
+        lines += self._ablation_lines() if self.ablations else []
+        lines += self._contender_lines() if self.contenders else []
+        lines += ["", *(f"![{file}]({file})" for file in self.plots)]
+        return "\n".join(lines) + "\n"
+
+    def _ablation_lines(self) -> list[str]:
+        lines = ["", "| the paper says | here | difference | interval |", "|---|---|---|---|"]
+        measures = {"front": "hypervolume", "text": "text alignment", "identity": "identity"}
+        for ablation in self.ablations:
+            for claim in ablation["claims"]:
+                low, high = claim["interval"]
+                lines.append(
+                    f"| {claim['claim']} | {claim['verdict']} | {claim['difference']:+.3f} "
+                    f"{measures[claim['measure']]} | {low:+.3f} to {high:+.3f} |"
+                )
+        return lines
+
+    def _contender_lines(self) -> list[str]:
+        lines = [
+            "",
+            "| method | hypervolume, reference (0, 0) | best point: identity, text "
+            "| both identities | seconds to train | bytes |",
+            "|---|---|---|---|---|---|",
+        ]
+        for entry in self.contenders:
+            both = "not measured"
+            if "both_identities" in entry:
+                both = _with(entry["both_identities"], entry["both_identities_interval"])
+            best = entry["best"]
+            lines.append(
+                f"| {entry['name']} | {_with(entry['hypervolume'], entry['hypervolume_interval'])} "
+                f"| {best['identity']:.2f}, {best['text_alignment']:.2f} ({best['name']}) | {both} "
+                f"| {entry['train_seconds']:.0f} | {entry['file_bytes']:,} |"
+            )
+        found = self.comparison
+        ratio = found["volume_ratio"]
+        lines += [
+            "",
+            f"Perfusion's hypervolume is {_times(ratio)} that of the best rival "
+            f"({found['best_rival']}); the difference is {found['volume_difference']:+.3f} "
+            f"({found['volume_difference_interval'][0]:+.3f} to "
+            f"{found['volume_difference_interval'][1]:+.3f}). Its file has "
+            f"{found['bytes_ratio']:.4f} times the bytes.",
+        ]
+        if "both_ratio" in found:
+            lines.append(
+                f"Both identities are in {_times(found['both_ratio'])} as many composed pictures "
+                "as with stacked LoRAs."
+            )
+        return lines
+
+
+def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
+    """Ours, the first, against the best of the others; ratios are None where the other is 0."""
+    own, *rivals = contenders
+    best = max(rivals, key=lambda rival: rival.volume.value)
+    points = [point for contender in contenders for point in contender.points]
+    ends = [len(own.points)]
+    for rival in rivals:
+        ends.append(ends[-1] + len(rival.points))
+
+    def ahead(means: Any) -> float:
+        others = [hypervolume(means[a:b]) for a, b in pairwise(ends)]
+        return hypervolume(means[: ends[0]]) - max(others)
+
+    difference = estimate(points, ahead)
+    ratio = _ratio(own.volume.value, best.volume.value)
+    bytes_ratio = own.bytes / best.bytes
+    found = {
+        "best_rival": best.label,
+        "volume_ratio": ratio,
+        "volume_difference": difference.value,
+        "volume_difference_interval": difference.interval,
+        "bytes_ratio": round(bytes_ratio, 5),
+        "volume_reached": ratio is not None
+        and ratio >= WANTED_VOLUME
+        and bytes_ratio <= WANTED_BYTES,
+    }
+    lora = next((rival for rival in rivals if rival.label == "Lora"), None)
+    if own.both is not None and lora is not None and lora.both is not None:
+        both = _ratio(float(own.both.means[1]), float(lora.both.means[1]))
+        found |= {"both_ratio": both, "both_reached": both is not None and both >= WANTED_BOTH}
+    return found
+
+
+def _ratio(ours: float, other: float) -> float | None:
+    return round(ours / other, 3) if other > 0 else None
+
+
+def _with(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _times(ratio: float | None) -> str:
+    return "any number of times (the other has none)" if ratio is None else f"{ratio:.2f} times"
+
+
+def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], path: Path) -> None:
+    """Each method's best point: the first picture of every prompt, chosen by place alone."""
+    rows = []
+    for subject in lab.subjects:
+        rows.append(Row(f"{subject.name}: to learn from", list(subject.pictures)[:8]))
+        for one in contenders:
+            variant = one.variants[one.best]
+            asked = lab.exam.questions(subject, variant.method.phrase(subject))
+            rows.append(Row(variant.name, lab.strip(variant, subject), [q.prompt for q in asked]))
+    for couple in couples:
+        for one in contenders:
+            variant = one.variants[one.best]
+            title = f"{couple[0].name} and {couple[1].name}: {variant.name}"
+            rows.append(Row(title, lab.strip_of_both(variant, couple)))
+    contact_sheet(rows).save(path)
+
+
+def costs(lab: Lab, variants: Sequence[Variant]) -> tuple[float, int]:
+    """Mean seconds of a training and mean bytes of its file, of a method."""
+    trained = [lab.learned(variants[0].method, subject) for subject in lab.subjects]
+    return mean(t.seconds for t in trained), round(mean(t.bytes for t in trained))
+
+
+def machine() -> str:
+    """What it runs on, for a reader."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({os.cpu_count()} cores), torch {torch.__version__}"

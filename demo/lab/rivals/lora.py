@@ -1,0 +1,143 @@
+"""The host's own LoRA training: the node TrainLoraNode, called as the host calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor
+
+from perfusion_core.bridge.models import compute_dtype
+from perfusion_core.templates import templates_for
+
+from ...studio import Studio
+from ..methods import BATCH, SEED, Method, Pair
+from ..subjects import Subject
+from .common import knowing, load, save, trigger
+
+
+@dataclass(frozen=True)
+class Lora(Method):
+    """Knob: `strength` of the LoRA, as in the host's loader.
+
+    The node averages the predictions for all captions of a batch over every picture of it, at the
+    cost of the batch squared. One picture a pass and as many passes a step give each picture its
+    own caption, for the same pictures a step: that is how it is trained here.
+    """
+
+    rate: float = 2e-3
+    rank: int = 8
+
+    def phrase(self, subject: Subject) -> str:
+        return f"{subject.placeholder} {subject.superclass}"
+
+    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
+        words = trigger(studio, subject)
+        clip = knowing(studio.clip, [(subject, words)])
+        (group,) = studio.groups(subject.pictures)
+        templates = [t.format(self.phrase(subject)) for t in templates_for(subject.superclass)]
+        pairs = [(latent, text) for latent in group.latents for text in templates]
+        with torch.inference_mode():
+            positive = [encoded(clip, text) for _, text in pairs]
+        _, lora = train_lora(
+            studio.model,
+            torch.stack([latent for latent, _ in pairs]),
+            positive,
+            steps=self.steps,
+            batch=1,
+            accumulate=BATCH,
+            rate=self.rate,
+            rank=self.rank,
+        )
+        save(file, words, lora)
+
+    def apply(
+        self,
+        studio: Studio,
+        learned: Sequence[tuple[Subject, Path]],
+        prompts: Sequence[str],
+        strength: float = 1.0,
+    ) -> Pair:
+        model, words = studio.model, []
+        for subject, file in learned:
+            word, lora = load(file)
+            model, _ = comfy.sd.load_lora_for_models(model, None, lora, strength, 0)
+            words.append((subject, word))
+        return model, knowing(studio.clip, words)
+
+
+def encoded(clip: Any, text: str) -> list[Any]:
+    """One entry of a CONDITIONING, as CLIPTextEncode gives it."""
+    (entry,) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    return [entry[0], entry[1]]
+
+
+def train_lora(
+    model: Any,
+    latents: Tensor,
+    positive: Sequence[Any],
+    *,
+    steps: int,
+    batch: int,
+    accumulate: int,
+    rate: float,
+    rank: int,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[Any, dict[str, Tensor]]:
+    """Runs TrainLoraNode: (MODEL with the LoRA, the LoRA's weights).
+
+    In the precision that the model computes in, without checkpointing, as all that it is compared
+    with.
+
+    Args:
+        latents: [N, C, H, W].
+        positive: N entries of a CONDITIONING.
+        accumulate: passes of `batch` pictures a step.
+        on_step: called after each step.
+    """
+    from comfy_extras.nodes_train import TrainLoraNode
+
+    precision = "fp32" if compute_dtype(model.model) == torch.float32 else "bf16"
+    torch.manual_seed(SEED)  # the node draws from the global generator
+    with _told(on_step):
+        # Every input is a list: the node takes lists. The latents come one by one: it trips over a
+        # single batch of several (0.3.75).
+        output = TrainLoraNode.execute(
+            model=[model],
+            latents=[{"samples": latent[None]} for latent in latents],
+            positive=[list(positive)],
+            batch_size=[batch],
+            steps=[steps],
+            grad_accumulation_steps=[accumulate],
+            learning_rate=[rate],
+            rank=[rank],
+            optimizer=["AdamW"],
+            loss_function=["MSE"],
+            seed=[SEED],
+            training_dtype=[precision],
+            lora_dtype=["fp32"],
+            algorithm=["LoRA"],
+            gradient_checkpointing=[False],
+            existing_lora=["[None]"],
+        )
+    trained, lora = output.result[:2]
+    return trained, {name: t.detach().float().cpu() for name, t in lora.items()}
+
+
+@contextmanager
+def _told(on_step: Callable[[], None]) -> Iterator[None]:
+    """Within this context the host's progress bars tell of every step, and show nothing."""
+    before, shown = comfy.utils.PROGRESS_BAR_HOOK, comfy.utils.PROGRESS_BAR_ENABLED
+    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: on_step())
+    comfy.utils.set_progress_bar_enabled(False)
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+        comfy.utils.set_progress_bar_enabled(shown)

@@ -1,0 +1,423 @@
+"""The quality lab: rejected designs against formulas, rivals that train, and the command line."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import numpy as np
+import pytest
+import torch
+
+from demo import model as small
+from demo import studio as studio_module
+from demo.judge import load_judge
+from demo.lab import methods, rejected
+from demo.lab.ablations import FULL, QUICK, ablations
+from demo.lab.exams import FolderExam, Likeness, WorldExam, features
+from demo.lab.methods import Method, Perfusion
+from demo.lab.rejected import Substituted, SwappedEdit, UngatedEdit
+from demo.lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
+from demo.lab.rivals.common import denoising_loss, load
+from demo.lab.subjects import Subject, folder_subject, world_subject
+from demo.studio import Studio
+from perfusion_core.batches import batches
+from perfusion_core.bridge import training_backbone
+from perfusion_core.concept_file import load_concept
+from perfusion_core.edit import GatedEdit, add_values
+from perfusion_core.settings import ConceptSettings
+from perfusion_core.training import TrainingSettings
+
+PROMPTS = ["a photo of a {} on a red background", "a cactus next to a {}"]
+
+
+@pytest.fixture(scope="module")
+def studio() -> Iterator[Studio]:
+    """The world's text encoder and autoencoder, with a narrow UNet of random weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small, "UNET_CONFIG", {**small.UNET_CONFIG, "model_channels": 32})
+        patch.setattr(small, "load_unet", lambda _: _narrow_unet())
+        patch.setattr(studio_module, "STEPS", 2)
+        for module in (methods, rejected, weights):
+            patch.setattr(module, "BATCH", 2)
+        for name in ("textual_inversion", "lora"):
+            patch.setattr(f"demo.lab.rivals.{name}.BATCH", 2)
+        patch.setattr(weights, "PRIOR_PICTURES", 2)
+        yield Studio()
+    comfy.model_management.unload_all_models()
+
+
+def _narrow_unet() -> Any:
+    config = small.EmojiWorld(small.UNET_CONFIG)
+    config.set_inference_dtype(torch.float32, None)
+    base = config.get_model({}, "", device=torch.device("cpu"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in base.diffusion_model.parameters():
+            parameter.normal_(std=0.5 / max(1, parameter[0].numel()) ** 0.5)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(base, load_device=cpu, offload_device=cpu)
+
+
+@pytest.fixture(scope="module")
+def berry() -> Subject:
+    return world_subject("berry")
+
+
+@pytest.fixture(scope="module")
+def royal() -> Subject:
+    return world_subject("royal")
+
+
+def painted(studio: Studio, pair: tuple[Any, Any], prompts: list[str]) -> np.ndarray:
+    return np.stack([np.asarray(p) for p in studio.draw(*pair, prompts, seed=3)])
+
+
+def test_the_exact_mask_is_where_the_concept_was_drawn(berry: Subject) -> None:
+    assert berry.masks is not None
+    for picture, mask in zip(berry.pictures, berry.masks, strict=True):
+        pixels = np.asarray(picture).astype(int)
+        corner = pixels[0, 0]
+        unlike = np.abs(pixels - corner).max(axis=-1) > 60
+        assert 0.15 < mask.mean() < 0.6
+        assert mask[unlike].mean() > 0.99  # all that is far from the background's colour is in it
+        assert not mask[0].any()
+
+
+class TestRejectedDesigns:
+    """Against the formulas in float64, layer by layer."""
+
+    d, out, T = 6, 4, 5
+
+    @pytest.fixture
+    def parts(self) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        mixing = random(self.d, self.d)
+        return {
+            "W": random(self.out, self.d),
+            "e": random(2, self.T, self.d),
+            "i": random(2, self.d),
+            "p": random(2, self.d),
+            "D": random(2, self.out),
+            "C_inverse": mixing @ mixing.T + torch.eye(self.d, dtype=torch.float64),
+        }
+
+    def test_swapped_in_at_the_position(self, parts: dict[str, torch.Tensor]) -> None:
+        W, e, p, D = (parts[name] for name in "WepD")
+        positions = torch.zeros(2, self.T, 2)
+        positions[0, 3, 0] = positions[1, 1, 1] = 1
+        edit = SwappedEdit(p, e, positions)
+        prepared = edit.prepare(e)
+        values = add_values(prepared.context @ W.T, prepared.weights, D)
+        expected = e @ W.T
+        expected[0, 3] = W @ p[0] + D[0]
+        expected[1, 1] = W @ p[1] + D[1]
+        torch.testing.assert_close(values, expected)
+        keys = prepared.keys @ W.T
+        torch.testing.assert_close(keys[0, 3], W @ p[0])
+        torch.testing.assert_close(keys[0, :3], e[0, :3] @ W.T)
+
+    def test_known_contexts_are_found_in_any_order_and_others_stay(
+        self, parts: dict[str, torch.Tensor]
+    ) -> None:
+        e, p = parts["e"], parts["p"]
+        positions = torch.zeros(2, self.T, 2)
+        positions[0, 3, 0] = positions[1, 1, 1] = 1
+        edit = SwappedEdit(p, e, positions, strength=0.5)
+        unknown = torch.ones(1, self.T, self.d, dtype=torch.float64)
+        mixed = torch.cat([unknown, e[1:].float().double(), e[:1], e[1:]])
+        weights = edit.prepare(mixed).weights
+        assert weights.nonzero().tolist() == [[1, 1, 1], [2, 3, 0], [3, 1, 1]]
+        assert weights.max() == 0.5
+        assert torch.equal(edit.prepare(unknown).context, unknown)
+
+    def test_the_ungated_edit(self, parts: dict[str, torch.Tensor]) -> None:
+        """h = W e + s (o - W i) for one concept; at e = i it is o, wholly."""
+        W, e = parts["W"], parts["e"]
+        i, p, D = (parts[name][0] for name in "ipD")
+        u = parts["C_inverse"] @ i
+        edit = UngatedEdit(i[None], u[None], p[None], [ConceptSettings()])
+        prepared = edit.prepare(e)
+        values = add_values(prepared.context @ W.T, prepared.weights, D[None])
+        s = (e @ u) / (i @ u)
+        expected = e @ W.T + s[..., None] * (W @ p + D - W @ i)
+        torch.testing.assert_close(values, expected)
+        at = edit.prepare(i[None, None])
+        torch.testing.assert_close((at.keys @ W.T)[0, 0], W @ p)
+
+    def test_swapped_while_it_trains(self, studio: Studio, berry: Subject) -> None:
+        """The loss under substitution is that of the network fed with substituted encodings."""
+        groups = studio.groups(berry.pictures)
+        batch = next(batches(groups, "teddy*", "teddy", 2, seed=0))
+        with training_backbone(studio.model, studio.clip, (2, 5, 16, 16)) as host:
+            words = dict(host.superclass_embeddings("teddy"))
+            encoded = host.encode(batch.prompts, "teddy*", words)
+            p = encoded.context[encoded.positions].mean(dim=0).double()
+            edit = GatedEdit(p[None], p[None], p[None], [ConceptSettings()])
+            nothing = {path: torch.zeros(1, out) for path, out in host.layers.items()}
+            through = rejected.SwappedBackbone(host)
+            errors = through.loss(batch.latents, batch.noise, batch.times, encoded, edit, nothing)
+            context = encoded.context.clone()
+            context[encoded.positions] = p.float()
+            plain = denoising_loss(studio.model.model, batch, context, host.device)
+        torch.testing.assert_close(errors, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_the_rivals_loss_is_ours_without_an_edit(studio: Studio, berry: Subject) -> None:
+    groups = studio.groups(berry.pictures)
+    batch = next(batches(groups, "teddy*", "teddy", 2, seed=0))
+    with training_backbone(studio.model, studio.clip, (2, 5, 16, 16)) as host:
+        encoded = host.encode(batch.prompts, "teddy*", host.superclass_embeddings("teddy"))
+        one = torch.ones(1, small.TEXT_WIDTH)
+        off = GatedEdit(one, one, one, [ConceptSettings(strength=0)])
+        nothing = {path: torch.zeros(1, out) for path, out in host.layers.items()}
+        ours = host.loss(batch.latents, batch.noise, batch.times, encoded, off, nothing)
+        theirs = denoising_loss(studio.model.model, batch, encoded.context, host.device)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("method", "use"),
+    [
+        (TextualInversion(2), {"strength": 1.0}),
+        (Lora(2), {"strength": 1.0}),
+        (KeysAndValues(2), {"strength": 1.0}),
+        (DreamBooth(2), {"strength": 1.0}),
+        (Substituted(2), {"insert": "swap"}),
+        (Substituted(2), {"insert": "ungated"}),
+        (Perfusion(2, masked=True), {"bias": 0.3}),
+    ],
+    ids=["inversion", "lora", "keys-values", "dreambooth", "swap", "ungated", "perfusion"],
+)
+def test_a_method_trains_samples_and_leaves_the_model_alone(
+    studio: Studio, berry: Subject, royal: Subject, tmp_path: Path, method: Method, use: Any
+) -> None:
+    plain = [prompt.format("teddy") for prompt in PROMPTS]
+    before = painted(studio, (studio.model, studio.clip), plain)
+    learned = []
+    for subject in (berry, royal):
+        file = tmp_path / f"{subject.name}.safetensors"
+        method.train(studio, subject, file)
+        learned.append((subject, file))
+    assert np.array_equal(painted(studio, (studio.model, studio.clip), plain), before)
+
+    asked = [prompt.format(method.phrase(berry)) for prompt in PROMPTS]
+    with torch.inference_mode():
+        one = painted(studio, method.apply(studio, learned[:1], asked, **use), asked)
+        # A setting of the knob that means the concept is hardly there makes another picture.
+        weak = {**use, "bias": 3.0} if "bias" in use else {**use, "strength": 0.01}
+        other = painted(studio, method.apply(studio, learned[:1], asked, **weak), asked)
+        together = [f"a {method.phrase(berry)} next to a {method.phrase(royal)}"]
+        both = painted(studio, method.apply(studio, learned, together, **use), together)
+    assert not np.array_equal(one, other)
+    assert both.shape == (1, 128, 128, 3)
+    assert np.array_equal(painted(studio, (studio.model, studio.clip), plain), before)
+
+
+def test_a_fine_tuned_weight_is_used_as_it_was_learned(
+    studio: Studio, berry: Subject, tmp_path: Path
+) -> None:
+    """The host's patch of the learned change gives the weight that training had."""
+    file = tmp_path / "berry.safetensors"
+    method = KeysAndValues(1, rate=0.01)
+    method.train(studio, berry, file)
+    model, _ = method.apply(studio, [(berry, file)], [], strength=1.0)
+    key = method.keys(studio.model)[0]
+    before = weights.weight_of(studio.model, key).clone()
+    comfy.model_management.load_models_gpu([model])
+    patched = weights.weight_of(model, key).clone()
+    comfy.model_management.load_models_gpu([studio.model])
+    _, changes = load(file)
+    assert changes.keys() == set(method.keys(studio.model))
+    assert changes[key].abs().max() > 0
+    torch.testing.assert_close(patched - before, changes[key].float(), rtol=1e-3, atol=1e-6)
+    assert torch.equal(weights.weight_of(studio.model, key), before)
+
+
+def test_one_picture_alone(studio: Studio, berry: Subject, tmp_path: Path) -> None:
+    file = tmp_path / "berry.safetensors"
+    Perfusion(1, pictures=1).train(studio, berry, file)
+    assert load_concept(file).training["images"] == 1
+
+
+@pytest.mark.parametrize("scale", [QUICK, FULL], ids=["quick", "full"])
+def test_every_claim_compares_as_many_points_on_both_sides(scale: Any) -> None:
+    found = ablations(scale, steps=1)
+    known = {variant.name for ablation in found for variant in ablation.variants}
+    for ablation in found:
+        assert ablation.claims
+        for claim in ablation.claims:
+            assert len(claim.better) == len(claim.worse) > 0
+            assert {*claim.better, *claim.worse} <= known
+            assert not {*claim.better} & {*claim.worse}
+    names = {ablation.name for ablation in found}
+    assert names - {a.name for a in ablations(scale, steps=1, masks=False)} == {"mask"}
+
+
+def test_every_way_of_training_is_one_that_training_knows() -> None:
+    for ablation in ablations(FULL, steps=1):
+        for variant in ablation.variants:
+            if isinstance(variant.method, Perfusion):
+                assert isinstance(variant.method.settings(), TrainingSettings)
+
+
+def test_the_likeness_is_0_at_the_plain_superclass_and_1_among_the_pictures() -> None:
+    rng = np.random.default_rng(0)
+    away = rng.normal(size=16)
+    plain = rng.normal(size=(40, 16)) * 0.3
+    own = away + rng.normal(size=(6, 16)) * 0.3
+    likeness = Likeness.between(plain, own)
+    fresh = away + rng.normal(size=(40, 16)) * 0.3
+    assert likeness(fresh).mean() == pytest.approx(1, abs=0.1)
+    half = away * 0.5 + rng.normal(size=(40, 16)) * 0.9
+    assert 0.1 < likeness(half).mean() < 0.9
+    assert likeness(plain).mean() < 0.3
+    with pytest.raises(ValueError, match="another superclass word"):
+        Likeness.between(plain, rng.normal(size=(6, 16)) * 0.3)
+
+
+def test_the_exam_of_a_folder_tells_the_concept_from_its_plain_superclass(berry: Subject) -> None:
+    judge = load_judge()
+    drawn = world_subject("mint").pictures  # as the plain superclass: other teddies
+    exam = FolderExam(judge, lambda prompts: drawn)
+    asked = exam.questions(berry, "teddy*")[: len(berry.pictures)]
+    own = exam.marks(berry, berry.pictures, asked)[:, 1]
+    other = exam.marks(berry, drawn, asked[: len(drawn)])[:, 1]
+    assert own.mean() > other.mean() + 0.5
+    assert features(judge, drawn).shape == (len(drawn), 256)
+
+
+def test_an_unknown_superclass_is_not_looked_for(berry: Subject) -> None:
+    exam = FolderExam(load_judge(), lambda prompts: [])
+    dragon = replace(berry, superclass="dragon")
+    assert all("dragon" not in q.objects for q in exam.questions(dragon, "dragon*"))
+    assert all("teddy" in q.objects for q in exam.questions(berry, "teddy*"))
+    assert all("dragon*" in q.prompt for q in exam.questions(dragon, "dragon*"))
+    world = WorldExam(load_judge()).questions(berry, "teddy*")
+    assert all("teddy" in q.objects for q in world)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no picture"):
+        folder_subject(tmp_path, "teddy")
+    with pytest.raises(ValueError, match="no folder"):
+        folder_subject(tmp_path / "nowhere", "teddy")
+
+
+def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
+    """Runs the command in this process, on a small studio."""
+    monkeypatch.setattr(sys, "argv", ["lab", *options])
+    monkeypatch.setattr("demo.hosting.import_host", lambda: None)
+    monkeypatch.setattr("demo.studio.Studio", lambda: studio)
+    runpy.run_module("demo.lab", run_name="__main__")
+
+
+@pytest.mark.slow
+def test_the_command_writes_its_results_and_goes_on_after_a_stop(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    studio: Studio,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("matplotlib")
+    common = ["--steps", "1", "--samples", "8", "--concepts", "berry", "royal"]
+    common += ["--only", "bias", "rivals", "--cache", str(tmp_path / "cache")]
+    stopped = Lora.train
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lora, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lab(monkeypatch, studio, *common, "--out", str(tmp_path / "first"))
+    done = capsys.readouterr().out
+    assert done.count("train Perfusion") == 2
+    assert (tmp_path / "first" / "lab.json").is_file()  # what was found before the stop
+
+    monkeypatch.setattr(Lora, "train", stopped)
+    lab(monkeypatch, studio, *common, "--out", str(tmp_path / "out"))
+    done = capsys.readouterr().out
+    assert "train Perfusion" not in done
+    assert "train TextualInversion" not in done
+    assert done.count("train Lora") == 2
+
+    found = json.loads((tmp_path / "out" / "lab.json").read_text())
+    assert [a["name"] for a in found["ablations"]] == ["bias"]
+    for claim in found["ablations"][0]["claims"]:
+        assert claim["verdict"] in ("holds", "fails", "not decided")
+        assert claim["interval"][0] <= claim["difference"] <= claim["interval"][1]
+    methods_found = {m["name"]: m for m in found["methods"]}
+    assert set(methods_found) == {
+        "Perfusion", "TextualInversion", "Lora", "KeysAndValues", "DreamBooth"
+    }  # fmt: skip
+    for method in methods_found.values():
+        assert 0 <= method["hypervolume"] <= 1
+        assert 0 <= method["both_identities"] <= 1
+        assert len(method["points"]) == 3
+        assert method["train_seconds"] > 0
+    sizes = {name: method["file_bytes"] for name, method in methods_found.items()}
+    assert sizes["TextualInversion"] < sizes["Perfusion"] < sizes["KeysAndValues"]
+    assert sizes["KeysAndValues"] < sizes["DreamBooth"]
+    for name in ("lab.md", "lab_bias.png", "lab_rivals.png", "lab_sheet.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    table = (tmp_path / "out" / "lab.md").read_text()
+    assert "| Perfusion |" in table
+    assert "a higher bias weakens the concept" in table
+
+    lab(monkeypatch, studio, *common, "--out", str(tmp_path / "again"))
+    assert " to do," not in capsys.readouterr().out  # nothing was done again
+    again = json.loads((tmp_path / "again" / "lab.json").read_text())
+    assert again["ablations"] == found["ablations"]
+    assert again["methods"] == found["methods"]
+
+
+def test_a_folder_of_pictures_is_measured_by_likeness(
+    monkeypatch: pytest.MonkeyPatch, studio: Studio, berry: Subject, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for n, picture in enumerate(berry.pictures):
+        picture.resize((200, 150)).save(folder / f"{n}.png")  # not square: the middle is taken
+    lab(
+        monkeypatch, studio, "--concept", str(folder), "--superclass", "toy bear", "--steps", "1",
+        "--samples", "8", "--only", "bias", "--out", str(tmp_path), "--cache", str(tmp_path / "c"),
+    )  # fmt: skip
+    found = json.loads((tmp_path / "lab.json").read_text())
+    assert found["subjects"] == ["mine (toy bear)"]
+    assert found["identity"].startswith("likeness")
+    assert found["methods"] == []
+    points = found["ablations"][0]["series"]["Perfusion"]
+    assert [point["samples"] for point in points] == [8] * 3
+    assert all(0 <= point["identity"] <= 1 for point in points)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--concept", "pictures"], "SUPERCLASS"),
+        (["--samples", "9"], "multiple"),
+        (["--concept", "a", "--superclass", "cat", "--concepts", "berry"], "folder"),
+    ],
+)
+def test_what_the_command_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    studio: Studio,
+    options: list[str],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        lab(monkeypatch, studio, *options)
+    assert message in capsys.readouterr().err
