@@ -1,0 +1,77 @@
+"""The servers behind the pages: which frontend they serve, and the concepts that they have."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+from tools.browser import NEWER_FRONTEND, frontend_folder
+from tools.locate import ROOT, Host, home
+from tools.server import RunningHost, running_host
+from tools.steps import Steps
+from tools.workflows import load_api
+
+PICTURES = ROOT / "demo" / "concepts"
+# Concepts that the example graphs name, and what they are.
+CONCEPTS = {"berry": "teddy", "royal": "teapot"}
+
+
+class Frontend(Enum):
+    PINNED = "pinned"
+    NEWER = NEWER_FRONTEND
+    NODES2 = f"{NEWER_FRONTEND} nodes 2.0"
+
+
+class _Folders(Protocol):
+    def mktemp(self, basename: str) -> Path: ...
+
+
+class Servers:
+    """Servers by the frontend that they serve, started when first asked for."""
+
+    def __init__(self, host: Host, folders: _Folders, stack: ExitStack) -> None:
+        self._host, self._folders, self._stack = host, folders, stack
+        self._running: dict[bool, RunningHost] = {}
+
+    def of(self, frontend: Frontend) -> RunningHost:
+        newer = frontend is not Frontend.PINNED
+        if newer not in self._running:
+            root = frontend_folder(Steps(home()))
+            args = ["--front-end-root", str(root)] if newer else []
+            context = running_host(self._host, self._folders.mktemp("base"), extra_args=args)
+            self._running[newer] = self._stack.enter_context(context)
+        return self._running[newer]
+
+
+def example_concepts(host: RunningHost, steps: int = 2) -> RunningHost:
+    """Give a server the pictures and, trained for a few steps, the concepts of the example graphs.
+
+    What they show does not matter here: that they are files as training makes them does.
+    """
+    folder = host.models / "perfusion"
+    if all((folder / f"{name}.safetensors").is_file() for name in CONCEPTS):
+        return host
+    for picture in PICTURES.glob("*/*.png"):
+        shutil.copy(picture, host.input)
+    for name, word in CONCEPTS.items():
+        host.client.run(_training(name, word, steps))
+    return host
+
+
+def _training(name: str, word: str, steps: int) -> dict[str, dict[str, Any]]:
+    graph = load_api("train_concept")
+    pictures = sorted((PICTURES / name).glob("*.png"))
+    loaders = [node for node in graph.values() if node["class_type"] == "LoadImage"]
+    for loader, picture in zip(loaders, pictures, strict=True):
+        loader["inputs"]["image"] = picture.name
+    for node in graph.values():
+        if node["class_type"] == "PerfusionTrainConcept":
+            node["inputs"].update(
+                placeholder=f"{word}*", superclass=word, steps=steps, batch_size=1
+            )
+        if node["class_type"] == "PerfusionSaveConcept":
+            node["inputs"]["name"] = name
+    return graph
