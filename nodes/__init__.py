@@ -13,6 +13,7 @@ from .info import PerfusionConceptInfo
 from .inspect import PerfusionGateInspector
 from .loader import PerfusionConceptLoader
 from .mask import PerfusionZeroShotMask
+from .routes import add_routes
 from .save import PerfusionSaveConcept
 from .sweep import PerfusionSweep
 from .train import PerfusionTrainConcept
@@ -41,4 +42,15 @@ class PerfusionExtension(ComfyExtension):
         # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folders.
         register_folder()
         register_mask_folder()
+        _register_routes()
         return NODES
+
+
+def _register_routes() -> None:
+    from server import PromptServer
+
+    # It is there before its nodes are asked for, and takes up routes after that. Where nodes run
+    # without a server, there is nobody to answer.
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        add_routes(server.routes)

@@ -6,7 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import ConceptEntry, ConceptStack, add_concepts, apply_stack
+from ..perfusion_core.bridge import (
+    ConceptEntry,
+    ConceptStack,
+    add_concepts,
+    apply_stack,
+    remember_encoder,
+)
 from .types import CATEGORY, ConceptType, StackType
 
 
@@ -38,6 +44,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
+        remember_encoder(clip)
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         concepts = [entry.concept for entry in entries]
         locks = [entry.settings.key_lock for entry in entries]

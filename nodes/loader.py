@@ -15,6 +15,7 @@ from ..perfusion_core.bridge import (
     concept_names,
     concept_path,
     file_fingerprint,
+    remember_encoder,
 )
 from ..perfusion_core.concept import ConceptError
 from ..perfusion_core.concept_file import load_concept
@@ -103,6 +104,7 @@ class PerfusionConceptLoader(io.ComfyNode):
         key_lock: str = KeyLock.LOCAL.value,
         placeholder: str = "",
     ) -> io.NodeOutput:
+        remember_encoder(clip)
         concept = load_concept(concept_path(file))
         if placeholder.strip():
             concept = replace(concept, placeholder=placeholder.strip())

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import layer_paths, tune
+from ..perfusion_core.bridge import (
+    Run,
+    begin_live,
+    layer_paths,
+    tell_page,
+    tune,
+    write_back,
+)
+from ..perfusion_core.moves import Course, Moves, Sliders, parse_moves
 from ..perfusion_core.settings import (
     MAX_STRENGTH,
     ConceptSettings,
@@ -15,6 +23,8 @@ from ..perfusion_core.settings import (
     parse_layer_weights,
 )
 from .types import CATEGORY, sliders
+
+LIVE_EVENT = "perfusion.live"
 
 _WHERE = {"down": "on the way down", "middle": "in the middle", "up": "on the way up"}
 
@@ -79,11 +89,34 @@ class PerfusionTune(io.ComfyNode):
                     "numbers as Perfusion Concept Info lists them, such as 1-4: 0.5, 9: 0. Empty: "
                     "the three weights above for all.",
                 ),
+                io.Boolean.Input(
+                    "live",
+                    default=False,
+                    optional=True,
+                    tooltip="On: a sampler that is running takes bias, temperature and strength "
+                    "from the sliders at its next step, and every queue samples anew. What it used "
+                    "is saved with the picture.",
+                ),
+                io.String.Input(
+                    "moves",
+                    default="",
+                    optional=True,
+                    tooltip="What the sliders were earlier in the sampling: written by a live run, "
+                    "and done again when live is off, so that its picture can be made again. "
+                    "Each entry: the noise level down to which it held, then bias, temperature "
+                    "and strength. Empty: the sliders stand still.",
+                ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the new settings.")
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, live: bool = False, **_: Any) -> Any:
+        # What a live run made depends on more than its inputs, so no later run may be given it.
+        return float("nan") if live else ""
 
     @classmethod
     def execute(
@@ -99,6 +132,8 @@ class PerfusionTune(io.ComfyNode):
         middle: float = 1.0,
         up: float = 1.0,
         layers: str = "",
+        live: bool = False,
+        moves: str = "",
     ) -> io.NodeOutput:
         single = parse_layer_weights(layers, layer_paths(model)) if layers.strip() else {}
         weights = LayerWeights(down, middle, up, single)
@@ -114,4 +149,20 @@ class PerfusionTune(io.ComfyNode):
                 layers=weights,
             )
 
-        return io.NodeOutput(tune(model, concept, change))
+        sliders = Sliders(bias, temperature, strength)
+        course: Course | None = None
+        if live:
+            course = begin_live(sliders, cls._on_move)
+        elif moves.strip():
+            course = parse_moves(moves, sliders)
+        return io.NodeOutput(tune(model, concept, change, course))
+
+    @classmethod
+    def _on_move(cls, run: Run, moves: Moves) -> None:
+        """Saves with the run's pictures what it used, and tells the page."""
+        used = {**asdict(moves.last), "moves": moves.text()}
+        # Live off: the graph of a saved picture makes that picture again.
+        widgets = [i.id for i in cls.define_schema().inputs if i.id != "model"]
+        values = {**used, "live": False}
+        write_back(cls.hidden.prompt, cls.hidden.extra_pnginfo, run.node_id, widgets, values)
+        tell_page(LIVE_EVENT, {**run._asdict(), **used})

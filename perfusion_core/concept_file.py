@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +39,87 @@ def load_concept(path: Path) -> Concept:
 
     Raises ConceptError, which names the file, for whatever keeps it from being one.
     """
+    with _opened(Path(path)) as (file, header):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        concept = _from_file(header, tensors)
+        if concept.hash != _entry(header, "hash"):
+            raise ConceptError(
+                "the tensors do not match the hash in the header: the file was damaged or edited. "
+                "Copy or download it again."
+            )
+    return concept
+
+
+@dataclass(frozen=True)
+class ConceptCard:
+    """What a file says of its concept in the header, which is read without the tensors.
+
+    Attributes: as of `Concept`; and
+        width: d, the width of the text encodings.
+        hash: of the tensors as they were saved; only `load_concept` compares it with them.
+        size: of the file, in bytes.
+        has_preview: whether `read_preview` has a picture.
+    """
+
+    name: str
+    placeholder: str
+    superclass: str
+    family: str
+    width: int
+    bias: float
+    temperature: float
+    author: str
+    licence: str
+    hash: str
+    training: Mapping[str, Any]
+    size: int
+    has_preview: bool
+
+
+def read_card(path: Path) -> ConceptCard:
+    """Read a concept file's header. Raises ConceptError as `load_concept` does."""
     path = Path(path)
+    with _opened(path) as (_, header):
+        return ConceptCard(
+            name=_entry(header, "name"),
+            placeholder=_entry(header, "placeholder"),
+            superclass=_entry(header, "superclass"),
+            family=_entry(header, "family"),
+            width=int(_finite(header, "text_width")),
+            bias=_finite(header, "bias"),
+            temperature=_finite(header, "temperature"),
+            author=_entry(header, "author"),
+            licence=_entry(header, "licence"),
+            hash=_entry(header, "hash"),
+            training=_training(header),
+            size=path.stat().st_size,
+            has_preview="preview" in header,
+        )
+
+
+def read_preview(path: Path) -> bytes | None:
+    """The encoded picture in a concept file, or None. Raises ConceptError as `load_concept`."""
+    with _opened(Path(path)) as (_, header):
+        return _preview(header)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, str]]]:
+    """The open file and its header; what is raised within names the file."""
     try:
-        return _load(path)
+        with _reading(path), safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            _check_format(header)
+            yield file, header
     except ConceptError as error:
         raise ConceptError(f"{path}: {error}") from error
 
 
-def _load(path: Path) -> Concept:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says in ConceptErrors what keeps a file from being read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            _check_format(header)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        yield
     except FileNotFoundError as error:
         raise ConceptError(
             "there is no such file. Put concept files into models/perfusion and refresh the list."
@@ -67,13 +138,6 @@ def _load(path: Path) -> Concept:
             f"this is not a whole safetensors file ({error}). It was cut short or damaged: "
             "copy or download it again."
         ) from error
-    concept = _from_file(header, tensors)
-    if concept.hash != _entry(header, "hash"):
-        raise ConceptError(
-            "the tensors do not match the hash in the header: the file was damaged or edited. "
-            "Copy or download it again."
-        )
-    return concept
 
 
 def _to_header(concept: Concept) -> dict[str, str]:
@@ -156,6 +220,13 @@ def _number(header: Mapping[str, str], key: str) -> float:
         return float(text)
     except ValueError as error:
         raise ConceptError(f'the header says {key} = "{text}", which is not a number') from error
+
+
+def _finite(header: Mapping[str, str], key: str) -> float:
+    number = _number(header, key)
+    if not math.isfinite(number):
+        raise ConceptError(f"the header says {key} = {number}, which is not a finite number")
+    return number
 
 
 def _training(header: Mapping[str, str]) -> Mapping[str, Any]:

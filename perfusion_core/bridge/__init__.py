@@ -4,6 +4,14 @@ Importing this package needs no ComfyUI; calling most of it does.
 """
 
 from .backbone import HostBackbone, training_backbone
+from .catalogue import (
+    Listed,
+    checkpoint_family,
+    concept_card,
+    concept_cards,
+    concept_of,
+    concept_preview,
+)
 from .folder import (
     concept_names,
     concept_path,
@@ -14,6 +22,7 @@ from .folder import (
     saved_name,
 )
 from .inspect import token_gates
+from .live import Run, begin_live, move_live, tell_page, write_back
 from .masks import mask_models, register_mask_folder, zero_shot_masks
 from .models import HostMismatch, detect_family
 from .pictures import Picture, bring_to_size, flipped, picture_groups, read_pictures, thumbnail
@@ -29,18 +38,39 @@ from .stack import (
     tune,
 )
 from .texts import covariance_of, family_of_clip
+from .tokens import (
+    MAX_CONCEPTS,
+    Busy,
+    NoEncoder,
+    Similarities,
+    prompt_similarities,
+    remember_encoder,
+    renamed,
+)
 
 __all__ = [
+    "MAX_CONCEPTS",
+    "Busy",
     "ConceptEntry",
     "ConceptStack",
     "HostBackbone",
     "HostMismatch",
+    "Listed",
+    "NoEncoder",
     "Picture",
+    "Run",
+    "Similarities",
     "add_concepts",
     "apply_stack",
+    "begin_live",
     "bring_to_size",
+    "checkpoint_family",
+    "concept_card",
+    "concept_cards",
     "concept_names",
+    "concept_of",
     "concept_path",
+    "concept_preview",
     "covariance_of",
     "default_name",
     "detect_family",
@@ -50,17 +80,23 @@ __all__ = [
     "flipped",
     "layer_paths",
     "mask_models",
+    "move_live",
     "picture_groups",
+    "prompt_similarities",
     "read_pictures",
     "recommended",
     "register_folder",
     "register_mask_folder",
+    "remember_encoder",
+    "renamed",
     "save_path",
     "saved_name",
     "stack_of",
+    "tell_page",
     "thumbnail",
     "token_gates",
     "training_backbone",
     "tune",
+    "write_back",
     "zero_shot_masks",
 ]

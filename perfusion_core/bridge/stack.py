@@ -12,6 +12,7 @@ import torch
 from ..concept import Concept, check_fits
 from ..edit import GatedEdit, LockedPrompt
 from ..families import FAMILIES
+from ..moves import Course
 from ..settings import MAX_STRENGTH, ConceptSettings, KeyLock
 from .hooks import Differences, edited
 from .models import (
@@ -35,11 +36,23 @@ class ConceptEntry:
 
     concept: Concept
     settings: ConceptSettings
+    course: Course | None = None  # for sliders that move while sampling, in place of the settings'
 
     @property
     def title(self) -> str:
         """How messages call it."""
         return f'"{self.concept.name}" ({self.concept.placeholder})'
+
+    @property
+    def may_act(self) -> bool:
+        """Whether it is more than the untouched model at some time of the sampling."""
+        return self.settings.strength > 0 or self.course is not None
+
+    def settings_at(self, sigma: float) -> ConceptSettings:
+        """The settings at a noise level."""
+        if self.course is None:
+            return self.settings
+        return self.course.at(sigma).put_into(self.settings)
 
 
 # What runs through a PERFUSION_STACK connection. Immutable, so that branches cannot share state.
@@ -88,11 +101,17 @@ def apply_stack(model: Any, entries: Iterable[ConceptEntry]) -> Any:
     return _with_stack(model, stack)
 
 
-def tune(model: Any, which: str, change: Callable[[ConceptSettings], ConceptSettings]) -> Any:
+def tune(
+    model: Any,
+    which: str,
+    change: Callable[[ConceptSettings], ConceptSettings],
+    course: Course | None = None,
+) -> Any:
     """A clone of the host's MODEL whose concepts' settings went through `change`.
 
     Args:
         which: the placeholder or the name of one concept; empty for all.
+        course: what moves the sliders while sampling; None for sliders that stand still.
 
     Raises HostMismatch when the model has no concepts, or none of that name.
     """
@@ -112,7 +131,7 @@ def tune(model: Any, which: str, change: Callable[[ConceptSettings], ConceptSett
             "the field empty to tune all of them."
         )
     tuned = tuple(
-        replace(entry, settings=change(entry.settings)) if meant else entry
+        replace(entry, settings=change(entry.settings), course=course) if meant else entry
         for entry, meant in zip(stack, chosen, strict=True)
     )
     return _with_stack(model, tuned)
@@ -131,7 +150,7 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
     clone.set_attachments(KEY, stack)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
-    active = [entry for entry in stack if entry.settings.strength > 0]
+    active = [entry for entry in stack if entry.may_act]
     if active:
         concepts = tuple(entry.concept for entry in active)
         # A slider leaves what depends on the concepts alone where it is, on the device.
@@ -208,6 +227,8 @@ class StackPatch:
 
     def __init__(self, entries: Iterable[ConceptEntry], tensors: StackTensors) -> None:
         self._entries = tuple(entries)
+        self._moving = any(entry.course is not None for entry in self._entries)
+        self._settings = tuple(entry.settings for entry in self._entries)
         self.tensors = tensors
         self._by_strengths: dict[tuple[float, ...], GatedEdit] = {}
         self._by_activity: dict[tuple[bool, ...], dict[str, GatedEdit]] = {}
@@ -215,6 +236,7 @@ class StackPatch:
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         base = executor.class_obj
         options = _transformer_options(args, kwargs)
+        self._follow(options.get("sigmas"))
         edits = self._edits(self._activity(base.model_sampling, options.get("sigmas")))
         with edited(
             self.tensors.layers_of(base),
@@ -226,9 +248,20 @@ class StackPatch:
         ):
             return executor(*args, **kwargs)
 
+    def _follow(self, sigmas: Any) -> None:
+        """Takes the settings of this step, where sliders move while sampling."""
+        if not self._moving or sigmas is None:
+            return
+        sigma = float(sigmas.max())
+        settings = tuple(entry.settings_at(sigma) for entry in self._entries)
+        if settings != self._settings:
+            self._settings = settings
+            self._by_strengths.clear()
+            self._by_activity.clear()
+
     def _activity(self, sampling: Any, sigmas: Any) -> tuple[bool, ...]:
         """Which concepts act at this step, by the host's own reading of start and end."""
-        settings = [entry.settings for entry in self._entries]
+        settings = self._settings
         always = [s.start <= 0 and s.end >= 1 for s in settings]
         if all(always) or sigmas is None:
             return (True,) * len(settings)
@@ -251,8 +284,8 @@ class StackPatch:
         """The edit of one layer; the very same for all layers of the same strengths."""
         group = self.tensors.family.group(path)
         settings = [
-            _at_layer(entry.settings, path, group, acts)
-            for entry, acts in zip(self._entries, active, strict=True)
+            _at_layer(own, path, group, acts)
+            for own, acts in zip(self._settings, active, strict=True)
         ]
         strengths = tuple(s.strength for s in settings)
         if strengths not in self._by_strengths:

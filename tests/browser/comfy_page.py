@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, Response
+from playwright.sync_api import BrowserContext, ConsoleMessage, Error, Locator, Page, Request, Response
 
 # No test waits that long for what works: a slow machine may.
 PATIENCE = 60_000  # milliseconds
@@ -28,8 +29,22 @@ SETTINGS: dict[str, Any] = {
 }
 
 # What the frontend itself asks for and does without when it is not there: files of a user that has
-# saved none, and help pages in the page's language before those without one.
-ABSENT_BY_DESIGN = re.compile(r"/userdata/|/user\.css|/docs/\w+/[\w-]+\.md$")
+# saved none, help pages in the page's language before those without one, and an index that came into
+# the templates' package after the version that the host pins.
+ABSENT_BY_DESIGN = re.compile(
+    r"/user\.css$|/userdata[/?]|/docs/\w+/[\w-]+\.md$|/templates/fuse_options\.json$"
+)
+
+# Errors in the console that both frontends have without any pack. The servers here tell the browser
+# to talk to nobody else (a part of --disable-api-nodes), so what the frontend asks its makers' site
+# is refused, and so is a WebAssembly module of its 3D viewer, which it loads from a data URL.
+OF_THE_FRONTEND = re.compile(
+    r"Connecting to '(https://api\.comfy\.org/|data:application/wasm)"
+    r"|Fetch API cannot load data:application/wasm"
+    r"|Error loading fuse options: AxiosError"
+    # 1.32.9: the list of settings is filled before there is a canvas.
+    r"|TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange \(\S+/assets/index-"
+)
 
 # Runs, as the page hears of them.
 _RECORD = """() => {
@@ -80,19 +95,28 @@ class ComfyPage:
     problems: list[str] = field(default_factory=list)
     queued: list[dict[str, Any]] = field(default_factory=list)
     """The graphs that were sent to the server's queue, in order."""
+    asked: list[str] = field(default_factory=list)
+    """What the pack's own routes were asked, in order: method and path."""
 
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE)
         self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+        self.page.on("pageerror", self._on_error)
         self.page.on("response", self._on_response)
         self.page.on("request", self._on_request)
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        where = message.location.get("url", "")
         # What failed to load is told by its response, if it is of this server.
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):
-            self.problems.append(f"console: {message.text} ({where})")
+        if message.type == "error" and not (
+            message.text.startswith("Failed to load resource")
+            or OF_THE_FRONTEND.match(message.text)
+        ):
+            self.problems.append(f"console: {message.text[:2000]} ({message.location['url']})")
+
+    def _on_error(self, error: Error) -> None:
+        # The 3D viewer's module, see above.
+        if not (error.message == "Failed to fetch" and "/assets/vendor-three-" in (error.stack or "")):
+            self.problems.append(f"uncaught: {error.stack or error.message}")
 
     def _on_response(self, response: Response) -> None:
         if (
@@ -103,8 +127,11 @@ class ComfyPage:
             self.problems.append(f"{response.status} {response.request.method} {response.url}")
 
     def _on_request(self, request: Request) -> None:
-        if request.method == "POST" and request.url.removesuffix("/").endswith("/prompt"):
+        path = urlsplit(request.url).path
+        if request.method == "POST" and path == "/api/prompt":
             self.queued.append(request.post_data_json)
+        if path.startswith("/api/perfusion/"):
+            self.asked.append(f"{request.method} {path}")
 
     # The page as a whole.
 
@@ -165,6 +192,10 @@ class ComfyPage:
     def node(self, kind: str) -> int:
         """The id of the graph's one node of a class."""
         (found,) = self.nodes(kind)
+        return found
+
+    def kind(self, node: int) -> str:
+        found: str = self.page.evaluate("(id) => app.graph.getNodeById(id).type", node)
         return found
 
     def value(self, node: int, widget: str) -> Any:
@@ -231,8 +262,8 @@ class ComfyPage:
     def drag_slider(self, node: int, name: str, to: float, steps: int = 8) -> None:
         """Take a slider with the mouse and move it to about a value."""
         if self.nodes2:
-            thumb = self.element(node).get_by_label(name, exact=True).get_by_role("slider")
-            track = self.element(node).get_by_label(name, exact=True).first
+            track = self.element(node).locator(f'[data-slot="slider"][aria-label="{name}"]')
+            thumb = track.get_by_role("slider")
             box, knob = track.bounding_box(), thumb.bounding_box()
             assert box and knob, f"no slider {name} on node {node}"
             low, high = (float(thumb.get_attribute(f"aria-value{end}") or 0) for end in ("min", "max"))
@@ -247,6 +278,34 @@ class ComfyPage:
         mouse.move(*begin)
         mouse.down()
         mouse.move(*end, steps=steps)
+        mouse.up()
+        self.settle()
+
+    # Connections.
+
+    def slot(self, node: int, side: str, number: int) -> tuple[float, float]:
+        """Where a slot's dot lies in the page. `side`: "in" or "out"."""
+        if self.nodes2:
+            box = self.page.locator(f'[data-slot-key="{node}-{side}-{number}"]').bounding_box()
+            assert box, f"no slot {side} {number} on node {node}"
+            return (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        point = self.page.evaluate(
+            """([id, side, number]) => {
+              const node = app.graph.getNodeById(id), { ds, canvas } = app.canvas;
+              const at = side === "in" ? node.getInputPos(number) : node.getOutputPos(number);
+              const [x, y] = ds.convertOffsetToCanvas(at), box = canvas.getBoundingClientRect();
+              return [box.left + x, box.top + y];
+            }""",
+            [node, side, number],
+        )
+        return (point[0], point[1])
+
+    def connect(self, source: int, output: int, target: int, input: int) -> None:
+        """Pull a connection from a node's output to another's input with the mouse."""
+        mouse = self.page.mouse
+        mouse.move(*self.slot(source, "out", output))
+        mouse.down()
+        mouse.move(*self.slot(target, "in", input), steps=6)
         mouse.up()
         self.settle()
 
@@ -265,6 +324,13 @@ class ComfyPage:
         self.plot(node).and_(self.page.locator(f'[data-status="{status}"][data-draws]')).wait_for()
         self.settle()
 
+    def wait_other_plot(self, node: int, before: str) -> None:
+        """Wait until the plot is another picture than `before`."""
+        canvas = self.plot(node).locator("canvas").element_handle()
+        self.page.wait_for_function(
+            "([canvas, before]) => canvas.toDataURL() !== before", arg=[canvas, before]
+        )
+
     # Running.
 
     def runs(self) -> list[dict[str, Any]]:
@@ -275,6 +341,12 @@ class ComfyPage:
     def press_run(self) -> None:
         """Click the button that queues the graph."""
         self.page.get_by_test_id("queue-button").locator("button").first.click()
+
+    def run_on_change(self) -> None:
+        """Choose "Run (On Change)" in the menu beside that button."""
+        self.page.get_by_test_id("queue-button").locator(".p-splitbutton-dropdown").click()
+        self.page.get_by_role("menuitem", name="Run (On Change)").click()
+        self.page.get_by_test_id("queue-button").get_by_text("Run (On Change)").wait_for()
 
     @contextmanager
     def one_run(self, end: str = "execution_success") -> Iterator[dict[str, Any]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 from tools.browser import NEWER_FRONTEND, frontend_folder
 from tools.locate import ROOT, Host, home
 from tools.server import RunningHost, running_host
 from tools.steps import Steps
-from tools.workflows import load_api
+from tools.workflows import UI_GRAPHS, load_api
 
 PICTURES = ROOT / "demo" / "concepts"
 # Concepts that the example graphs name, and what they are.
@@ -23,6 +26,11 @@ class Frontend(Enum):
     PINNED = "pinned"
     NEWER = NEWER_FRONTEND
     NODES2 = f"{NEWER_FRONTEND} nodes 2.0"
+
+
+on_every_frontend = pytest.mark.parametrize(
+    "frontend", list(Frontend), indirect=True, ids=lambda frontend: frontend.value
+)
 
 
 class _Folders(Protocol):
@@ -44,6 +52,12 @@ class Servers:
             context = running_host(self._host, self._folders.mktemp("base"), extra_args=args)
             self._running[newer] = self._stack.enter_context(context)
         return self._running[newer]
+
+
+def example_graph(name: str) -> dict[str, Any]:
+    """One of the graphs of the template browser, in the UI's format."""
+    graph: dict[str, Any] = json.loads((UI_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+    return graph
 
 
 def example_concepts(host: RunningHost, steps: int = 2) -> RunningHost:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.concept_file import load_concept, save_concept
+from perfusion_core.concept_file import load_concept, read_card, read_preview, save_concept
 
 MakeConcept = Callable[..., Concept]
 
@@ -231,3 +231,33 @@ def test_nan(saved: Path) -> None:
 def test_a_changed_tensor(saved: Path) -> None:
     rewrite(saved, {}, {"superclass_encoding": torch.ones(192).half()})
     refused(saved, "do not match the hash")
+
+
+def test_the_card_says_what_the_concept_says_and_needs_no_tensors(
+    make_concept: MakeConcept, saved: Path
+) -> None:
+    concept, card = make_concept(), read_card(saved)
+    for name in (
+        "name", "placeholder", "superclass", "family", "width", "bias", "temperature", "author",
+        "licence", "hash", "training",
+    ):  # fmt: skip
+        assert getattr(card, name) == getattr(concept, name), name
+    assert card.size == saved.stat().st_size
+    assert card.has_preview
+    assert read_preview(saved) == concept.preview
+    without = saved.with_name("without.safetensors")
+    save_concept(make_concept(preview=None), without)
+    assert not read_card(without).has_preview
+    assert read_preview(without) is None
+
+
+@pytest.mark.parametrize("header", [{"format": "lora"}, {"bias": "nan"}, {"placeholder": None}])
+def test_a_card_of_what_is_no_concept_names_the_file(
+    saved: Path, header: dict[str, str | None]
+) -> None:
+    rewrite(saved, header)
+    with pytest.raises(ConceptError, match=r"berry\.safetensors"):
+        read_card(saved)
+    saved.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ConceptError, match="pickle"):
+        read_card(saved)

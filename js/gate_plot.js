@@ -1,0 +1,334 @@
+// The plot on Perfusion Concept Loader and Perfusion Tune: each prompt token's similarity to each
+// concept, and how far that opens the gate. The numbers come from the server, once a prompt; the
+// curve is made here, so a slider redraws it at once with nothing queued.
+//
+// On the node as `node.perfusionPlot` (a GatePlot), for who scripts the page; its element is
+// `[data-perfusion="gate-plot"]`, whose data attributes say what it shows.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { after, debounced } from "./lib/callbacks.js";
+import { describe, layOut, nearest, step } from "./lib/chart.js";
+import { LOADER, TUNE, choosePrompt, conceptsOf, promptId, promptsFor, widgetOf } from "./lib/graph.js";
+import { coloursOn, isDark, paint } from "./lib/paint.js";
+import { server } from "./lib/shared.js";
+
+const SLIDERS = ["bias", "temperature", "strength"];
+const OPEN_HEIGHT = 190;
+const CLOSED_HEIGHT = 22;
+const MARGIN = 6; // around the element, in the classic canvas
+const PATIENCE = 200; // milliseconds of quiet before the server is asked
+
+/** @type {Set<GatePlot>} */
+const plots = new Set();
+
+/** One plot on one node. */
+class GatePlot {
+  constructor(node) {
+    this.node = node;
+    /** @type {import("./lib/graph.js").ConceptInGraph[]} */
+    this.concepts = [];
+    /** @type {import("./lib/server.js").Similarities | null} the last that came */
+    this.answer = null;
+    /** @type {import("./lib/chart.js").Chart | null} */
+    this.chart = null;
+    this.series = [];
+    this.chosen = null;
+    this.draws = 0;
+    /** Milliseconds that the last drawing took. */
+    this.took = 0;
+    this.visible = false;
+    this.stale = true; // the graph may have changed since the server was asked
+    this.note = "";
+    this.frame = 0;
+    this.ask = debounced(() => this.askNow(), PATIENCE);
+    this.build();
+    plots.add(this);
+  }
+
+  get open() {
+    return this.node.properties?.perfusionPlot !== "closed";
+  }
+
+  build() {
+    const root = document.createElement("div");
+    root.className = "perfusion-plot";
+    root.dataset.perfusion = "gate-plot";
+    root.dataset.node = String(this.node.id);
+    root.innerHTML = `
+      <button type="button" class="perfusion-head" title="Each dot is a word of the prompt: how alike it is to the concept (across), and how far that opens the gate (up)">
+        <span>Gates</span><span class="perfusion-legend"></span>
+      </button>
+      <canvas class="perfusion-canvas" tabindex="0" role="img"></canvas>
+      <div class="perfusion-readout" aria-live="polite"></div>`;
+    this.root = root;
+    [this.head, this.canvas, this.readout] = root.children;
+    this.legend = this.head.querySelector(".perfusion-legend");
+    this.head.addEventListener("click", () => this.toggle());
+    this.canvas.addEventListener("pointermove", (event) => this.point(event));
+    this.canvas.addEventListener("pointerleave", () => this.choose(null));
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    // The graph zooms as it does beside the plot.
+    root.addEventListener("wheel", (event) => app.canvas?.processMouseWheel?.(event), { passive: true });
+    this.seen = new IntersectionObserver((entries) => {
+      this.visible = entries.at(-1).isIntersecting;
+      if (this.visible) this.refresh();
+    });
+    this.seen.observe(root);
+    this.sized = new ResizeObserver(() => this.redraw());
+    this.sized.observe(this.canvas);
+
+    this.widget = this.node.addDOMWidget("gates", "perfusion_gates", root, {
+      serialize: false,
+      margin: MARGIN,
+      getMinHeight: () => (this.open ? OPEN_HEIGHT : CLOSED_HEIGHT) + 2 * MARGIN,
+      getMaxHeight: () => (this.open ? 4 * OPEN_HEIGHT : CLOSED_HEIGHT + 2 * MARGIN),
+    });
+    this.widget.serialize = false;
+    after(this.node, "onRemoved", () => this.close());
+    // A node gets its id when it enters the graph, and its properties when the graph is loaded.
+    after(this.node, "onAdded", () => {
+      root.dataset.node = String(this.node.id);
+    });
+    after(this.node, "onConfigure", () => this.showOpen());
+    this.showOpen();
+  }
+
+  close() {
+    plots.delete(this);
+    this.seen.disconnect();
+    this.sized.disconnect();
+    cancelAnimationFrame(this.frame);
+  }
+
+  toggle() {
+    this.node.properties ??= {};
+    this.node.properties.perfusionPlot = this.open ? "closed" : "open";
+    this.showOpen();
+    this.node.setSize([this.node.size[0], this.node.computeSize()[1]]);
+    this.node.setDirtyCanvas?.(true, true);
+    this.refresh();
+  }
+
+  showOpen() {
+    this.root.dataset.open = String(this.open);
+    this.head.setAttribute("aria-expanded", String(this.open));
+  }
+
+  /** The graph may have changed: read it, and ask the server when the prompt is another one. */
+  refresh() {
+    this.stale = true;
+    if (!this.shown) return;
+    this.ask();
+    this.redraw();
+  }
+
+  get shown() {
+    return this.visible && this.open && !this.node.flags?.collapsed && this.node.graph;
+  }
+
+  async askNow() {
+    if (!this.shown || !this.stale) return;
+    this.stale = false;
+    const concepts = this.readConcepts();
+    const question = this.question(concepts);
+    if (!question) {
+      this.show(null, concepts.length ? "No prompt is encoded with this concept's CLIP." : "No concept reaches this node.");
+      return;
+    }
+    try {
+      await Promise.all(concepts.map(({ file }) => server.card(file)));
+      const found = await server.similarities(question);
+      if (found.status === "ok") this.show(found, "");
+      // What is known of another prompt is not shown for this one.
+      else this.show(this.answer?.text === question.text ? this.answer : null, found.reason, found.status);
+    } catch (error) {
+      this.show(null, error.message, "error");
+    }
+  }
+
+  readConcepts() {
+    if (this.node.type === LOADER) return conceptsOf(this.node).slice(-1);
+    return conceptsOf(this.node, (file) => server.cardNow(file));
+  }
+
+  question(concepts) {
+    if (!concepts.length) return null;
+    const nodes = new Set(concepts.map((concept) => concept.via));
+    const words = concepts.map((one) => one.placeholder || server.cardNow(one.file)?.placeholder);
+    const prompt = choosePrompt(promptsFor(this.node.graph, nodes), words);
+    if (!prompt) return null;
+    // The CLIP that enters the first of our nodes: the others add words to it.
+    const first = prompt.sources.at(-1);
+    return {
+      node: promptId(first),
+      text: prompt.text,
+      concepts: concepts.map(({ file, placeholder }) => ({ file, placeholder })),
+    };
+  }
+
+  show(answer, note, status = answer ? "ok" : "none") {
+    this.answer = answer;
+    this.note = note;
+    this.root.dataset.status = status;
+    this.redraw();
+  }
+
+  /** Draw in the next frame, if anybody sees it. */
+  redraw() {
+    if (!this.shown || this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      if (this.shown) this.draw();
+    });
+  }
+
+  draw() {
+    const started = performance.now();
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (!width || !height) return;
+    this.concepts = this.readConcepts();
+    const words = this.answer?.words ?? [];
+    this.series = this.concepts.map((concept, number) => ({
+      name: this.nameOf(concept, number),
+      sliders: concept.sliders,
+      similarities: this.answer?.similarities[number] ?? [],
+    }));
+    this.chart = layOut(width, height, this.series, words);
+
+    const style = getComputedStyle(this.root);
+    const colours = coloursOn(isDark(style.backgroundColor));
+    const context = this.sharp(width, height);
+    context.clearRect(0, 0, width, height);
+    paint(context, this.chart, {
+      colours,
+      ink: style.color,
+      faint: style.color,
+      ground: style.backgroundColor,
+      chosen: this.chosen,
+    });
+    this.writeLegend(colours);
+    this.write(words);
+    this.draws += 1;
+    this.took = performance.now() - started;
+    this.root.dataset.draws = String(this.draws);
+    this.root.dataset.tokens = String(words.length);
+    this.root.dataset.concepts = String(this.series.length);
+  }
+
+  /** The canvas' context, at the pixels of the screen as far as the graph is zoomed in. */
+  sharp(width, height) {
+    const zoom = Math.max(1, app.canvas?.ds?.scale ?? 1);
+    const scale = Math.min(4, (window.devicePixelRatio || 1) * zoom);
+    const [wide, high] = [Math.round(width * scale), Math.round(height * scale)];
+    if (this.canvas.width !== wide || this.canvas.height !== high) {
+      this.canvas.width = wide;
+      this.canvas.height = high;
+    }
+    const context = this.canvas.getContext("2d");
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    return context;
+  }
+
+  nameOf(concept, number) {
+    return concept.placeholder || server.cardNow(concept.file)?.placeholder || this.answer?.names[number] || concept.file;
+  }
+
+  writeLegend(colours) {
+    const names = this.series.map((one) => one.name);
+    const key = JSON.stringify([names, colours[0]]);
+    if (this.legendKey === key) return;
+    this.legendKey = key;
+    this.legend.replaceChildren(
+      ...names.map((name, number) => {
+        const swatch = document.createElement("span");
+        swatch.className = "perfusion-swatch";
+        swatch.style.setProperty("--swatch", colours[number % colours.length]);
+        swatch.textContent = name;
+        return swatch;
+      }),
+    );
+  }
+
+  write(words) {
+    const chosen = this.chosen !== null && this.chosen < words.length;
+    const other = this.answer && !this.answer.own ? "Tokens of another node's CLIP, until this graph has run." : "";
+    const told = chosen ? describe(this.series, words, this.chosen) : this.note || other || this.answer?.text || "";
+    if (this.readout.textContent !== told) {
+      this.readout.textContent = told;
+      this.readout.title = told;
+    }
+    const label = `Gate plot of ${this.series.map((one) => one.name).join(", ")}: ${words.length} tokens. Arrow keys walk through them.`;
+    if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
+  }
+
+  point(event) {
+    if (!this.chart) return;
+    const box = this.canvas.getBoundingClientRect();
+    // The classic canvas scales the element with the graph.
+    const x = ((event.clientX - box.left) * this.canvas.clientWidth) / box.width;
+    const y = ((event.clientY - box.top) * this.canvas.clientHeight) / box.height;
+    this.choose(nearest(this.chart, x, y)?.token ?? null);
+  }
+
+  key(event) {
+    if (!["ArrowLeft", "ArrowRight", "Home", "End", "Escape"].includes(event.key)) return;
+    // Else the graph would take them for its own.
+    event.preventDefault();
+    event.stopPropagation();
+    this.choose(step(this.chosen, this.answer?.words.length ?? 0, event.key));
+  }
+
+  choose(token) {
+    if (this.chosen === token) return;
+    this.chosen = token;
+    this.redraw();
+  }
+}
+
+function redrawAll() {
+  for (const plot of plots) plot.redraw();
+}
+
+function refreshAll() {
+  for (const plot of plots) plot.refresh();
+}
+
+app.registerExtension({
+  name: "perfusion.gatePlot",
+
+  setup() {
+    const style = document.createElement("link");
+    style.rel = "stylesheet";
+    style.href = new URL("./perfusion.css", import.meta.url).href;
+    document.head.append(style);
+
+    api.addEventListener("graphChanged", refreshAll);
+    const ran = () => {
+      server.ran();
+      refreshAll();
+    };
+    for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
+      api.addEventListener(event, ran);
+    }
+  },
+
+  nodeCreated(node) {
+    if (node.comfyClass !== LOADER && node.comfyClass !== TUNE) return;
+    node.perfusionPlot = new GatePlot(node);
+    // A loader's slider is in the plot of a Tune below it as well.
+    for (const name of SLIDERS) after(widgetOf(node, name), "callback", redrawAll);
+    for (const name of ["file", "placeholder", "concept"]) {
+      const widget = widgetOf(node, name);
+      if (widget) after(widget, "callback", refreshAll);
+    }
+    after(node, "onConnectionsChange", refreshAll);
+  },
+
+  afterConfigureGraph: refreshAll,
+
+  refreshComboInNodes() {
+    server.forget();
+    refreshAll();
+  },
+});

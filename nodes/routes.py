@@ -1,0 +1,194 @@
+"""The pack's own routes, for its pages in the browser. All answers are JSON, but for the pictures.
+
+    GET  /perfusion/concepts            the cards of all concept files
+    GET  /perfusion/concept?file=       the card of one
+    GET  /perfusion/preview?file=       its picture
+    GET  /perfusion/family?folder=&name=  the family of a checkpoint, from its header
+    POST /perfusion/similarities        what concepts answer to in a prompt
+    POST /perfusion/live                sliders for a sampler that is running
+
+What goes wrong is {"error": reason} with a status of 400 or above. What keeps the host's plots
+without numbers for a while is no error: {"status": ..., "reason": ...}.
+
+Nothing here writes a file. Names lead only into the host's model folders. Requests that a browser
+sends for a page of another origin are refused, and so is a body that is no JSON, which such a page
+could send unasked; the host's own check covers the loopback address alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from ..perfusion_core.bridge import (
+    MAX_CONCEPTS,
+    Busy,
+    HostMismatch,
+    Listed,
+    NoEncoder,
+    Similarities,
+    checkpoint_family,
+    concept_card,
+    concept_cards,
+    concept_of,
+    concept_preview,
+    move_live,
+    prompt_similarities,
+    renamed,
+)
+from ..perfusion_core.concept import ConceptError
+from ..perfusion_core.families import FAMILIES
+from ..perfusion_core.moves import checked_sliders
+from ..perfusion_core.origin import is_foreign
+
+MAX_BODY = 64 << 10
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class _Refused(Exception):
+    """A request that is not answered: a status and the reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def add_routes(routes: web.RouteTableDef) -> None:
+    """Add the pack's routes to the host's, unless they are there."""
+    if any(getattr(route, "path", "") == "/perfusion/concepts" for route in routes):
+        return
+    routes.get("/perfusion/concepts")(_guarded(_concepts))
+    routes.get("/perfusion/concept")(_guarded(_concept))
+    routes.get("/perfusion/preview")(_guarded(_preview))
+    routes.get("/perfusion/family")(_guarded(_family))
+    routes.post("/perfusion/similarities")(_guarded(_similarities))
+    routes.post("/perfusion/live")(_guarded(_live))
+
+
+def _guarded(handler: Handler) -> Handler:
+    """Refuses other pages' requests; makes what goes wrong an answer."""
+
+    async def guarded(request: web.Request) -> web.Response:
+        if is_foreign(request.headers):
+            return _error(403, "Perfusion answers ComfyUI's own page only")
+        try:
+            return await handler(request)
+        except _Refused as refused:
+            return _error(refused.status, str(refused))
+        except ConceptError as error:
+            return _error(404, str(error))
+
+    return guarded
+
+
+def _error(status: int, reason: str) -> web.Response:
+    return web.json_response({"error": reason}, status=status)
+
+
+async def _concepts(_: web.Request) -> web.Response:
+    # Off the loop: the first time, every file is opened.
+    cards, more = await asyncio.to_thread(concept_cards)
+    return web.json_response({"concepts": [_card(one) for one in cards], "more": more})
+
+
+async def _concept(request: web.Request) -> web.Response:
+    listed = await asyncio.to_thread(concept_card, request.query.get("file", ""))
+    return web.json_response(_card(listed))
+
+
+def _card(listed: Listed) -> dict[str, Any]:
+    if listed.card is None:
+        return {"file": listed.file, "error": listed.error}
+    card = asdict(listed.card)
+    family = FAMILIES.get(listed.card.family)
+    return {"file": listed.file, **card, "family_title": family.title if family else card["family"]}
+
+
+async def _preview(request: web.Request) -> web.Response:
+    picture, kind = await asyncio.to_thread(concept_preview, request.query.get("file", ""))
+    # The type is ours, from a list of three; a browser shall not guess another.
+    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    return web.Response(body=picture, content_type=kind, headers=headers)
+
+
+async def _family(request: web.Request) -> web.Response:
+    folder, name = request.query.get("folder", ""), request.query.get("name", "")
+    family = await asyncio.to_thread(checkpoint_family, folder, name)
+    if family is None:
+        return web.json_response({"family": None, "title": None})
+    return web.json_response({"family": family.id, "title": family.title})
+
+
+async def _similarities(request: web.Request) -> web.Response:
+    body = await _body(request)
+    text, node, wanted = body.get("text"), body.get("node"), body.get("concepts")
+    if not isinstance(text, str) or not isinstance(node, str) or not isinstance(wanted, list):
+        raise _Refused(400, 'expected {"text": string, "node": string, "concepts": [...]}')
+    if len(wanted) > MAX_CONCEPTS or not wanted:
+        raise _Refused(400, f"{len(wanted)} concepts were asked for; 1 to {MAX_CONCEPTS} fit")
+    pairs = []
+    for one in wanted:
+        pair = (one.get("file"), one.get("placeholder", "")) if isinstance(one, dict) else ()
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise _Refused(400, 'every concept must be {"file": string, "placeholder": string}')
+        pairs.append(pair)
+
+    def answer() -> tuple[list[str], Similarities]:
+        concepts = [renamed(concept_of(file), placeholder) for file, placeholder in pairs]
+        return [c.placeholder for c in concepts], prompt_similarities(node, concepts, text)
+
+    try:
+        names, found = await asyncio.to_thread(answer)
+    except Busy:
+        return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
+    except NoEncoder:
+        return _not_now("no_encoder", "Run the graph once: the tokens come from its CLIP.")
+    except HostMismatch as error:
+        return _not_now("mismatch", str(error))
+    return web.json_response({"status": "ok", "text": text, "names": names, **asdict(found)})
+
+
+def _not_now(status: str, reason: str) -> web.Response:
+    return web.json_response({"status": status, "reason": reason})
+
+
+async def _live(request: web.Request) -> web.Response:
+    body = await _body(request)
+    prompt_id, node_id = body.get("prompt_id"), body.get("node_id")
+    if not isinstance(prompt_id, str) or not isinstance(node_id, str):
+        raise _Refused(
+            400, 'expected {"prompt_id": string, "node_id": string, "bias": number, ...}'
+        )
+    try:
+        move_live(prompt_id, node_id, checked_sliders(body))
+    except ValueError as error:  # a HostMismatch is one as well
+        if isinstance(error, HostMismatch):
+            return _not_now("over", str(error))
+        raise _Refused(400, str(error)) from error
+    return web.json_response({"status": "ok"})
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object. A page of another origin cannot send that type unasked."""
+    if request.content_type != "application/json":
+        raise _Refused(415, f"expected application/json, not {request.content_type}")
+    if (request.content_length or 0) > MAX_BODY:
+        raise _Refused(413, f"the request has more than {MAX_BODY} bytes")
+    data = bytearray()
+    async for chunk in request.content.iter_chunked(MAX_BODY):
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise _Refused(413, f"the request has more than {MAX_BODY} bytes")
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise _Refused(400, f"the request is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise _Refused(400, "the request is not a JSON object")
+    return body

@@ -1,0 +1,138 @@
+"""What there is to choose from: the concept files' cards, previews, and a checkpoint's family."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from ..checkpoints import family_of_checkpoint
+from ..concept import Concept, ConceptError
+from ..concept_file import ConceptCard, load_concept, read_card, read_preview
+from ..families import Family
+from .folder import concept_names, concept_path
+
+# A list longer than this is no longer chosen from by looking.
+MAX_CARDS = 500
+# Previews are thumbnails of some kilobytes; a file made elsewhere could hold anything.
+MAX_PREVIEW = 1 << 20
+
+CHECKPOINT_FOLDERS = ("checkpoints", "diffusion_models")
+
+_PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
+
+T = TypeVar("T")
+
+
+class _ByFile(Generic[T]):
+    """What was read of a file, kept until the file changes; of the last `size` files."""
+
+    def __init__(self, read: Callable[[Path], T], size: int) -> None:
+        self._read = read
+        self._size = size
+        self._kept: OrderedDict[Path, tuple[tuple[int, int], T]] = OrderedDict()
+        self._lock = Lock()
+
+    def __call__(self, path: Path) -> T:
+        status = path.stat()
+        version = (status.st_mtime_ns, status.st_size)
+        with self._lock:
+            kept = self._kept.get(path)
+            if kept is not None and kept[0] == version:
+                self._kept.move_to_end(path)
+                return kept[1]
+        value = self._read(path)
+        with self._lock:
+            self._kept[path] = (version, value)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return value
+
+
+_card_of = _ByFile(read_card, MAX_CARDS)
+_concept_of = _ByFile(load_concept, 32)
+_family_of = _ByFile(family_of_checkpoint, 256)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One name of the loader's list, with its card or with what is wrong with the file."""
+
+    file: str
+    card: ConceptCard | None
+    error: str
+
+
+def concept_cards() -> tuple[list[Listed], int]:
+    """The first `MAX_CARDS` concept files, and how many more there are."""
+    names = concept_names()
+    return [concept_card(name) for name in names[:MAX_CARDS]], max(0, len(names) - MAX_CARDS)
+
+
+def concept_card(name: str) -> Listed:
+    """One concept file. A broken one is no exception: what is wrong with it is in the answer.
+
+    Raises ConceptError when there is no file of that name.
+    """
+    path = concept_path(name)
+    try:
+        return Listed(name, _card_of(path), "")
+    except (ConceptError, OSError) as error:
+        return Listed(name, None, str(error))
+
+
+def concept_of(name: str) -> Concept:
+    """The concept in the file of that name. Raises ConceptError."""
+    path = concept_path(name)
+    try:
+        return _concept_of(path)
+    except OSError as error:
+        raise ConceptError(f"{path}: the file cannot be read: {error.strerror}") from error
+
+
+def concept_preview(name: str) -> tuple[bytes, str]:
+    """The preview in a concept file and its media type.
+
+    Raises ConceptError when there is no such file, or it has no picture that can be shown.
+    """
+    path = concept_path(name)
+    picture = read_preview(path)
+    if picture is None:
+        raise ConceptError(f'the concept file "{name}" has no preview')
+    if len(picture) > MAX_PREVIEW:
+        raise ConceptError(
+            f'the preview in the concept file "{name}" has {len(picture)} bytes; at most '
+            f"{MAX_PREVIEW} are shown"
+        )
+    for start, kind in _PICTURES.items():
+        if picture.startswith(start):
+            return picture, kind
+    if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
+        return picture, "image/webp"
+    raise ConceptError(f'the preview in the concept file "{name}" is no PNG, JPEG or WebP picture')
+
+
+def checkpoint_family(folder: str, name: str) -> Family | None:
+    """The family of a checkpoint of the host, or None when its file does not tell.
+
+    Raises ConceptError for another folder, or when there is no such file in it.
+    """
+    import folder_paths
+
+    if folder not in CHECKPOINT_FOLDERS:
+        raise ConceptError(
+            f'"{folder}" is not a folder of models; it must be one of '
+            f"{', '.join(CHECKPOINT_FOLDERS)}"
+        )
+    # The host resolves the name inside its folders only.
+    found = folder_paths.get_full_path(folder, name) if name else None
+    if found is None:
+        raise ConceptError(f'there is no file "{name}" in the models\' folder {folder}')
+    try:
+        return _family_of(Path(os.path.abspath(found)))
+    except OSError as error:
+        raise ConceptError(f"{name}: the file cannot be read: {error.strerror}") from error

@@ -1,0 +1,173 @@
+"""What the plots on the nodes show of a prompt: each token's similarity to each concept.
+
+Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how
+long it lives. A page may then ask about any prompt, and the text encoder runs for it, but only
+while the host has nothing to run.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import torch
+
+from ..concept import Concept
+from ..gates import TokenGates
+from .inspect import token_gates
+from .models import HostMismatch
+from .stack import recommended
+from .texts import family_of_clip
+
+MAX_NODES = 64  # whose CLIPs are remembered
+MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
+MAX_TEXT = 4000  # characters
+MAX_CONCEPTS = 8
+
+
+class Busy(Exception):
+    """The host has something to run, so the text encoder does not run for a plot."""
+
+
+class NoEncoder(Exception):
+    """No CLIP of the concepts' family has gone through a node of ours yet, or none lives still."""
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """The answer to one prompt.
+
+    Attributes:
+        words: T tokens, the first and the last special one included.
+        similarities: J lists of T numbers, one list a concept.
+        family: id of the CLIP's family.
+        own: whether it is the asking node's CLIP; if not, it is the last one of its family.
+    """
+
+    words: tuple[str, ...]
+    similarities: tuple[tuple[float, ...], ...]
+    family: str
+    own: bool
+
+
+class Encoders:
+    """The CLIPs that went through our nodes, and what was answered with each.
+
+    Holds none of them alive, and `MAX_KEPT` answers for each that lives.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._by_node: OrderedDict[str, weakref.ref[Any]] = OrderedDict()
+        self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Any, TokenGates]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def remember(self, node: str, clip: Any) -> None:
+        """`clip` is what the node of that id puts concepts on."""
+        with self._lock:
+            self._by_node[node] = weakref.ref(clip)
+            self._by_node.move_to_end(node)
+            while len(self._by_node) > MAX_NODES:
+                self._by_node.popitem(last=False)
+
+    def similarities(self, node: str, concepts: Sequence[Concept], text: str) -> Similarities:
+        """Similarity of every token of `text` to every concept.
+
+        Args:
+            node: id of the node that asks; its CLIP is taken, else the last one of the family.
+
+        Raises Busy, NoEncoder, or HostMismatch when the concepts do not go together.
+        """
+        clip, own = self._clip_for(node, concepts[0])
+        key = (text, *((concept.hash, concept.placeholder) for concept in concepts))
+        gates = self._known(clip, key)
+        if gates is None:
+            with host_idle() as idle:
+                if not idle:
+                    raise Busy
+                # As the host runs its nodes: it may have to move weights that were loaded so.
+                with torch.inference_mode():
+                    gates = token_gates(clip, text, [recommended(c) for c in concepts])
+            self._keep(clip, key, gates)
+        return Similarities(
+            tuple(gates.words),
+            tuple(tuple(column) for column in gates.similarities.T.tolist()),
+            family_of_clip(clip).id,
+            own,
+        )
+
+    def _clip_for(self, node: str, concept: Concept) -> tuple[Any, bool]:
+        with self._lock:
+            alive = {name: clip for name, ref in self._by_node.items() if (clip := ref())}
+        if node in alive:
+            return alive[node], True
+        for clip in reversed(alive.values()):
+            if family_of_clip(clip).id == concept.family:
+                return clip, False
+        raise NoEncoder
+
+    def _known(self, clip: Any, key: Any) -> TokenGates | None:
+        with self._lock:
+            kept = self._kept.get(clip)
+            if kept is None or key not in kept:
+                return None
+            kept.move_to_end(key)
+            return kept[key]
+
+    def _keep(self, clip: Any, key: Any, gates: TokenGates) -> None:
+        with self._lock:
+            kept = self._kept.setdefault(clip, OrderedDict())
+            kept[key] = gates
+            while len(kept) > MAX_KEPT:
+                kept.popitem(last=False)
+
+
+encoders = Encoders()
+
+
+def remember_encoder(clip: Any) -> None:
+    """Remember the CLIP that the node now running puts concepts on. Outside a run: nothing."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    if context is not None and clip is not None:
+        encoders.remember(context.node_id, clip)
+
+
+def prompt_similarities(node: str, concepts: Sequence[Concept], text: str) -> Similarities:
+    """`Encoders.similarities` of what has gone through the nodes of this host.
+
+    Raises HostMismatch as well for a prompt or a chain that is too long.
+    """
+    if not 1 <= len(concepts) <= MAX_CONCEPTS:
+        raise HostMismatch(f"{len(concepts)} concepts were asked for; 1 to {MAX_CONCEPTS} fit")
+    if len(text) > MAX_TEXT:
+        raise HostMismatch(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are shown")
+    return encoders.similarities(node, concepts, text)
+
+
+@contextmanager
+def host_idle() -> Iterator[bool]:
+    """Whether the host has nothing to run; if so, it starts nothing within this context.
+
+    By holding the lock of its queue: a prompt that is sent meanwhile waits, and with it the server,
+    as long as one pass through a text encoder takes.
+    """
+    from server import PromptServer
+
+    queue = PromptServer.instance.prompt_queue
+    with queue.mutex:
+        running, waiting = queue.get_current_queue_volatile()
+        yield not running and not waiting
+
+
+def renamed(concept: Concept, placeholder: str) -> Concept:
+    """The concept under another placeholder; the same one for an empty word."""
+    word = placeholder.strip()
+    return replace(concept, placeholder=word) if word else concept

@@ -1,0 +1,246 @@
+"""The pack's routes on a live server: what they answer, and whom and what they refuse."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from page import PROMPT, ask, train, tuned
+from tiny_models import tiny_clip
+
+from tools.client import ComfyClient
+from tools.server import RunningHost
+
+
+@pytest.fixture(scope="module")
+def file(host: RunningHost) -> str:
+    """A concept file, which the server's nodes have used once."""
+    name = train(host.client, "routes/berry", placeholder="teddy*")
+    host.client.run(tuned(name))
+    return name
+
+
+def similarities(client: ComfyClient, file: str, **changes: Any) -> tuple[int, Any]:
+    question = {"node": "loader", "text": PROMPT, "concepts": [{"file": file}]}
+    return ask(client, "/perfusion/similarities", body={**question, **changes})
+
+
+def test_a_card_says_what_the_file_says(client: ComfyClient, file: str) -> None:
+    status, card = ask(client, "/perfusion/concept", {"file": file})
+    assert status == 200
+    assert card["file"] == file
+    assert (card["placeholder"], card["superclass"], card["family"]) == ("teddy*", "teddy", "emoji")
+    assert card["bias"] == pytest.approx(0.6)
+    assert len(card["hash"]) == 64
+    _, found = ask(client, "/perfusion/concepts")
+    assert card in found["concepts"]
+    # ComfyUI has every route under /api as well, which is where its page asks.
+    assert ask(client, "/api/perfusion/concept", {"file": file}) == (200, card)
+
+
+def test_the_list_names_a_broken_file_and_goes_on(
+    host: RunningHost, client: ComfyClient, file: str
+) -> None:
+    broken = host.base / "models" / "perfusion" / "routes" / "broken.safetensors"
+    broken.write_bytes(b"no concept")
+    _, found = ask(client, "/perfusion/concepts")
+    by_file = {card["file"]: card for card in found["concepts"]}
+    assert "broken.safetensors" in by_file["routes/broken.safetensors"]["error"]
+    assert "error" not in by_file[file]
+
+
+def test_a_card_follows_its_file(client: ComfyClient, file: str) -> None:
+    name = train(client, "routes/again", seed=1)
+    before = ask(client, "/perfusion/concept", {"file": name})[1]["hash"]
+    train(client, "routes/again", seed=2)
+    assert ask(client, "/perfusion/concept", {"file": name})[1]["hash"] != before
+
+
+def test_a_preview_is_a_picture(client: ComfyClient, file: str) -> None:
+    status, picture = ask(client, "/perfusion/preview", {"file": file})
+    assert status == 200
+    assert picture.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "none.safetensors", "../secret.safetensors", "/etc/passwd", "routes/../../secret"]
+)
+@pytest.mark.parametrize("path", ["concept", "preview"])
+def test_names_lead_nowhere_else(
+    host: RunningHost, client: ComfyClient, file: str, path: str, name: str
+) -> None:
+    (host.base / "models" / "secret.safetensors").write_bytes(b"secret")
+    outside = str(host.base / "models" / "secret.safetensors")
+    for wanted in (name, outside):
+        status, answer = ask(client, f"/perfusion/{path}", {"file": wanted})
+        assert status == 404
+        assert "no concept file" in answer["error"]
+
+
+def test_a_checkpoints_family_is_read_from_its_header(
+    host: RunningHost, client: ComfyClient, repo: Path
+) -> None:
+    folder = host.base / "models" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "demo.safetensors").write_bytes(
+        (repo / "demo" / "weights" / "unet.safetensors").read_bytes()
+    )
+    query = {"folder": "checkpoints", "name": "demo.safetensors"}
+    assert ask(client, "/perfusion/family", query)[1]["family"] == "emoji"
+    for folder_name, name in (
+        ("checkpoints", "../perfusion/routes/berry.safetensors"),
+        ("perfusion", "routes/berry.safetensors"),
+        ("checkpoints", "none.safetensors"),
+    ):
+        status, answer = ask(client, "/perfusion/family", {"folder": folder_name, "name": name})
+        assert status == 404
+        assert answer["error"]
+
+
+def test_similarities_tell_the_concepts_word(client: ComfyClient, file: str) -> None:
+    status, answer = similarities(client, file)
+    assert status == 200
+    assert answer["status"] == "ok"
+    assert answer["own"] is True
+    assert answer["family"] == "emoji"
+    assert answer["names"] == ["teddy*"]
+    assert answer["words"][:3] == ["<start>", "a", "photo"]
+    (row,) = answer["similarities"]
+    assert len(row) == len(answer["words"])
+    assert answer["words"][row.index(max(row))] == "teddy*"
+
+
+def test_another_placeholder_is_another_prompt_word(client: ComfyClient, file: str) -> None:
+    concepts = [{"file": file, "placeholder": "bear*"}]
+    _, answer = similarities(client, file, concepts=concepts, text="a bear* here")
+    assert "bear*" in answer["words"]
+
+
+def test_a_node_that_has_not_run_gets_the_familys_last_clip_and_is_told(
+    client: ComfyClient, file: str
+) -> None:
+    _, answer = similarities(client, file, node="nobody")
+    assert answer["status"] == "ok"
+    assert answer["own"] is False
+
+
+def test_while_a_graph_runs_only_what_is_known_is_answered(client: ComfyClient, file: str) -> None:
+    assert similarities(client, file)[1]["status"] == "ok"
+    answers: list[str] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["type"] == "progress" and not answers:
+            answers.append(similarities(client, file, text="a teddy* never asked for")[1]["status"])
+            answers.append(similarities(client, file)[1]["status"])
+            client.interrupt()
+
+    graph = tuned(file, steps=1000, bias=0.31)
+    with pytest.raises(Exception, match=".*"):
+        client.run(graph, on_event=on_event)
+    assert answers == ["busy", "ok"]
+    assert similarities(client, file, text="a teddy* never asked for")[1]["status"] == "ok"
+
+
+def test_concepts_that_do_not_go_together_say_why(client: ComfyClient, file: str) -> None:
+    other = train(client, "routes/other", seed=5)
+    _, answer = similarities(client, file, concepts=[{"file": file}, {"file": other}])
+    assert answer["status"] == "mismatch"
+    assert "teddy*" in answer["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({"concepts": []}, 400, "1 to 8"),
+        ({"concepts": [{"file": "x"}] * 9}, 400, "1 to 8"),
+        ({"concepts": ["x"]}, 400, '"file"'),
+        ({"concepts": [{"file": "../secret.safetensors"}]}, 404, "no concept file"),
+        ({"text": 5}, 400, '"text"'),
+        ({"text": "x" * 70_000}, 413, "bytes"),
+        ({"node": None}, 400, '"node"'),
+    ],
+)
+def test_bad_questions_are_refused_with_a_reason(
+    client: ComfyClient, file: str, changes: dict[str, Any], status: int, reason: str
+) -> None:
+    found, answer = similarities(client, file, **changes)
+    assert found == status
+    assert reason in answer["error"]
+
+
+def test_a_prompt_that_is_too_long_says_so(client: ComfyClient, file: str) -> None:
+    _, answer = similarities(client, file, text="x" * 5000)
+    assert answer["status"] == "mismatch"
+    assert "4000" in answer["reason"]
+
+
+@pytest.mark.parametrize("path", ["similarities", "live"])
+def test_a_body_must_be_a_json_object(client: ComfyClient, path: str) -> None:
+    url = f"/perfusion/{path}"
+    assert ask(client, url, body=b"{}", headers={"Content-Type": "text/plain"})[0] == 415
+    assert ask(client, url, body=b"{")[0] == 400
+    assert ask(client, url, body=b"[]")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://elsewhere.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_other_pages_are_refused_everywhere(
+    client: ComfyClient, file: str, headers: dict[str, str]
+) -> None:
+    for path in ("concepts", "concept", "preview", "family"):
+        assert ask(client, f"/perfusion/{path}", {"file": file}, headers=headers)[0] == 403
+    for path in ("similarities", "live"):
+        assert ask(client, f"/perfusion/{path}", body={}, headers=headers)[0] == 403
+
+
+def test_the_hosts_own_page_is_answered(client: ComfyClient, file: str) -> None:
+    for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": client.url}):
+        assert ask(client, "/perfusion/concepts", headers=headers)[0] == 200
+
+
+def test_routes_are_added_once(pack: ModuleType) -> None:
+    from aiohttp import web
+
+    add_routes = importlib.import_module(f"{pack.__name__}.nodes.routes").add_routes
+    table = web.RouteTableDef()
+    add_routes(table)
+    count = len(table)
+    add_routes(table)
+    assert len(table) == count
+    assert all(route.path.startswith("/perfusion/") for route in table)
+
+
+def test_no_clip_is_held_alive(pack: ModuleType, teddy: Any) -> None:
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    encoders = tokens.Encoders()
+    clip = tiny_clip()
+    encoders.remember("1", clip)
+    encoders._keep(clip, "question", object())
+    assert encoders._known(clip, "question") is not None
+    del clip
+    gc.collect()
+    with pytest.raises(tokens.NoEncoder):
+        encoders.similarities("1", [teddy], "a teddy*")
+    assert len(encoders._kept) == 0
+
+
+def test_what_is_remembered_is_bounded(pack: ModuleType) -> None:
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    encoders = tokens.Encoders()
+    clip = tiny_clip()
+    for number in range(2 * tokens.MAX_NODES):
+        encoders.remember(str(number), clip)
+        encoders._keep(clip, number, object())
+    assert len(encoders._by_node) == tokens.MAX_NODES
+    assert len(encoders._kept[clip]) == tokens.MAX_KEPT
