@@ -77,9 +77,12 @@ def _runs(program: Path) -> bool:
     if sys.platform == "win32":
         return program.is_file()  # there it would open a window
     try:
-        return subprocess.run(
-            [program, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
-        ).returncode == 0
+        return (
+            subprocess.run(
+                [program, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60
+            ).returncode
+            == 0
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -151,9 +154,7 @@ def setup_frontend(host: Host, steps: Steps) -> None:
     with steps.lock():
         if not target.is_dir():
             steps.stamp(name).unlink(missing_ok=True)
-        steps.step(
-            name, FRONTEND_SHA256, f"unpacking ComfyUI's frontend {NEWER_FRONTEND}", action
-        )
+        steps.step(name, FRONTEND_SHA256, f"unpacking ComfyUI's frontend {NEWER_FRONTEND}", action)
 
 
 def unpack_frontend(wheel: Path, target: Path) -> None:

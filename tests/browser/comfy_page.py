@@ -7,17 +7,27 @@ ended; what is tested is done with the mouse and the keyboard.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import BrowserContext, ConsoleMessage, Error, Locator, Page, Request, Response
+from playwright.sync_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    Request,
+    Response,
+)
 
 # No test waits that long for what works: a slow machine may.
-PATIENCE = 60_000  # milliseconds
+PATIENCE = 12_000  # milliseconds
+
+EMPTY: dict[str, Any] = {"nodes": [], "links": [], "version": 0.4}
 
 # Settings that tests change; every page begins with these.
 SETTINGS: dict[str, Any] = {
@@ -29,8 +39,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 # What the frontend itself asks for and does without when it is not there: files of a user that has
-# saved none, help pages in the page's language before those without one, and an index that came into
-# the templates' package after the version that the host pins.
+# saved none, help pages in the page's language before those without one, and an index that the
+# templates' package has got since the version that the host pins.
 ABSENT_BY_DESIGN = re.compile(
     r"/user\.css$|/userdata[/?]|/docs/\w+/[\w-]+\.md$|/templates/fuse_options\.json$"
 )
@@ -43,7 +53,8 @@ OF_THE_FRONTEND = re.compile(
     r"|Fetch API cannot load data:application/wasm"
     r"|Error loading fuse options: AxiosError"
     # 1.32.9: the list of settings is filled before there is a canvas.
-    r"|TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange \(\S+/assets/index-"
+    r"|TypeError: Cannot read properties of undefined \(reading 'id'\)\s+"
+    r"at onChange \(\S+/assets/index-"
 )
 
 # Runs, as the page hears of them.
@@ -55,7 +66,8 @@ _RECORD = """() => {
     runs.push({ id: detail.prompt_id, cached: [], ran: [], progress: [], previews: 0, end: null }));
   api.addEventListener("execution_cached", ({ detail }) => { now().cached = detail.nodes; });
   api.addEventListener("executing", ({ detail }) => detail && now().ran?.push(String(detail)));
-  api.addEventListener("progress", ({ detail }) => now().progress?.push([detail.value, detail.max]));
+  api.addEventListener("progress", ({ detail: { value, max } }) =>
+    now().progress?.push([value, max]));
   api.addEventListener("b_preview", () => { now().previews += 1; });
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
     api.addEventListener(end, ({ detail }) => {
@@ -82,6 +94,12 @@ _SLIDER_POINT = f"""([id, name, value]) => {{
   const box = app.canvas.canvas.getBoundingClientRect();
   return [box.left + left, box.top + top];
 }}"""
+
+_TRACK = """(track) => {
+  const { x, y, width, height } = track.getBoundingClientRect();
+  const thumb = track.querySelector("[role=slider]");
+  return [x, y, width, height, Number(thumb.ariaValueMin), Number(thumb.ariaValueMax)];
+}"""
 
 
 @dataclass
@@ -115,8 +133,9 @@ class ComfyPage:
 
     def _on_error(self, error: Error) -> None:
         # The 3D viewer's module, see above.
-        if not (error.message == "Failed to fetch" and "/assets/vendor-three-" in (error.stack or "")):
-            self.problems.append(f"uncaught: {error.stack or error.message}")
+        told = error.stack or error.message
+        if not (error.message == "Failed to fetch" and "/assets/vendor-three-" in told):
+            self.problems.append(f"uncaught: {told}")
 
     def _on_response(self, response: Response) -> None:
         if (
@@ -176,6 +195,16 @@ class ComfyPage:
             [workflow, name],
         )
         self.settle()
+
+    def add(self, kind: str) -> int:
+        """Add a node to an empty graph, where how a user does it is not the point."""
+        self.load(EMPTY, kind)
+        node: int = self.page.evaluate(
+            "(kind) => { const n = LiteGraph.createNode(kind); app.graph.add(n); return n.id; }",
+            kind,
+        )
+        self.settle()
+        return node
 
     def graph(self) -> dict[str, Any]:
         """The graph on the screen, as it would be saved."""
@@ -261,25 +290,24 @@ class ComfyPage:
 
     def drag_slider(self, node: int, name: str, to: float, steps: int = 8) -> None:
         """Take a slider with the mouse and move it to about a value."""
-        if self.nodes2:
-            track = self.element(node).locator(f'[data-slot="slider"][aria-label="{name}"]')
-            thumb = track.get_by_role("slider")
-            box, knob = track.bounding_box(), thumb.bounding_box()
-            assert box and knob, f"no slider {name} on node {node}"
-            low, high = (float(thumb.get_attribute(f"aria-value{end}") or 0) for end in ("min", "max"))
-            begin = [knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2]
-            end = [box["x"] + box["width"] * (to - low) / (high - low), begin[1]]
-        else:
-            begin, end = (
-                self.page.evaluate(_SLIDER_POINT, [node, name, value])
-                for value in (self.value(node, name), to)
-            )
+        begin, end = (
+            self.slider_point(node, name, value) for value in (self.value(node, name), to)
+        )
         mouse = self.page.mouse
         mouse.move(*begin)
         mouse.down()
         mouse.move(*end, steps=steps)
         mouse.up()
         self.settle()
+
+    def slider_point(self, node: int, name: str, value: float) -> tuple[float, float]:
+        """Where a slider's value lies in the page."""
+        if self.nodes2:
+            track = self.element(node).locator(f'[data-slot="slider"][aria-label="{name}"]')
+            x, y, width, height, low, high = track.evaluate(_TRACK)
+            return (x + width * (value - low) / (high - low), y + height / 2)
+        point = self.page.evaluate(_SLIDER_POINT, [node, name, value])
+        return (point[0], point[1])
 
     # Connections.
 
@@ -367,9 +395,10 @@ class ComfyPage:
     def wait_picture(self, node: int) -> tuple[int, int]:
         """Wait until a node shows a picture, return its width and height in pixels."""
         if self.nodes2:
-            self.element(node).locator('img[src*="/view"]').first.wait_for()
-            size = self.element(node).locator('img[src*="/view"]').first.evaluate(
-                "async (img) => { await img.decode(); return [img.naturalWidth, img.naturalHeight] }"
+            image = self.element(node).locator('img[src*="/view"]').first
+            size = image.evaluate(
+                "async (img) => { await img.decode(); "
+                "return [img.naturalWidth, img.naturalHeight]; }"
             )
         else:
             size = self.page.wait_for_function(
@@ -383,8 +412,7 @@ class ComfyPage:
         return (size[0], size[1])
 
 
-def save_settings(context: BrowserContext, url: str, **changed: Any) -> None:
+def save_settings(context: BrowserContext, url: str, changed: Mapping[str, Any]) -> None:
     """Set the frontend's settings on the server, before a page is opened."""
-    wanted = SETTINGS | {f"Comfy.{key.replace('_', '.')}": value for key, value in changed.items()}
-    answer = context.request.post(f"{url}/api/settings", data=wanted)
+    answer = context.request.post(f"{url}/api/settings", data={**SETTINGS, **changed})
     assert answer.ok, f"{answer.status} {answer.text()}"

@@ -1,8 +1,9 @@
 """Tests in a real browser: a real ComfyUI, its real frontend, and a Chromium of this system.
 
-The fixture `comfy` is ComfyUI's page. It is opened on the frontend that the host pins; a test marked
-with `on_every_frontend` runs on a newer one as well, and with its nodes as elements ("Nodes 2.0"). A
-test fails if its page had an error in the console, or a request to the server that failed.
+The fixture `comfy` is ComfyUI's page. It is opened on the frontend that the host pins; a test that
+is marked with `on_every_frontend` runs on a newer one as well, and with its nodes as elements
+("Nodes 2.0"). A test fails if its page had an error in the console, or a request to the server that
+failed.
 
 After each test `artifacts/` holds a picture of its page. Where no browser can be had the tests are
 skipped with one line that says how to get one; in CI (`CI=true`) that is a failure.
@@ -92,7 +93,7 @@ def comfy(
     """ComfyUI's page, opened as a browser that was never here."""
     from comfy_page import ComfyPage, save_settings
 
-    save_settings(chromium, host.url, VueNodes_Enabled=frontend is Frontend.NODES2)
+    save_settings(chromium, host.url, {"Comfy.VueNodes.Enabled": frontend is Frontend.NODES2})
     page = chromium.new_page()
     comfy = ComfyPage(page, host.url, nodes2=frontend is Frontend.NODES2)
     try:

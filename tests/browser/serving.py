@@ -60,22 +60,26 @@ def example_graph(name: str) -> dict[str, Any]:
     return graph
 
 
-def example_concepts(host: RunningHost, steps: int = 2) -> RunningHost:
-    """Give a server the pictures and, trained for a few steps, the concepts of the example graphs.
-
-    What they show does not matter here: that they are files as training makes them does.
-    """
-    folder = host.models / "perfusion"
-    if all((folder / f"{name}.safetensors").is_file() for name in CONCEPTS):
-        return host
+def give_pictures(host: RunningHost) -> None:
+    """Put what the example graphs load into a server's input folder."""
     for picture in PICTURES.glob("*/*.png"):
         shutil.copy(picture, host.input)
+
+
+def example_concepts(host: RunningHost, steps: int | None = 2) -> RunningHost:
+    """Train those concepts of the example graphs that a server does not have.
+
+    The few steps are for tests: what a concept shows does not matter there, that it is a file as
+    training makes them does. None: as the example graph for training says.
+    """
+    give_pictures(host)
     for name, word in CONCEPTS.items():
-        host.client.run(_training(name, word, steps))
+        if not (host.models / "perfusion" / f"{name}.safetensors").is_file():
+            host.client.run(_training(name, word, steps), timeout=3600)
     return host
 
 
-def _training(name: str, word: str, steps: int) -> dict[str, dict[str, Any]]:
+def _training(name: str, word: str, steps: int | None) -> dict[str, dict[str, Any]]:
     graph = load_api("train_concept")
     pictures = sorted((PICTURES / name).glob("*.png"))
     loaders = [node for node in graph.values() if node["class_type"] == "LoadImage"]
@@ -83,9 +87,9 @@ def _training(name: str, word: str, steps: int) -> dict[str, dict[str, Any]]:
         loader["inputs"]["image"] = picture.name
     for node in graph.values():
         if node["class_type"] == "PerfusionTrainConcept":
-            node["inputs"].update(
-                placeholder=f"{word}*", superclass=word, steps=steps, batch_size=1
-            )
+            node["inputs"].update(placeholder=f"{word}*", superclass=word)
+            if steps is not None:
+                node["inputs"].update(steps=steps, batch_size=1)
         if node["class_type"] == "PerfusionSaveConcept":
             node["inputs"]["name"] = name
     return graph

@@ -51,5 +51,6 @@ def test_the_running_sampler_takes_the_slider_and_what_it_used_is_saved(
 def _saved_graph(host: RunningHost, prompt_id: str) -> dict[str, Any]:
     outputs = host.client.history(prompt_id)["outputs"]
     (image,) = (image for output in outputs.values() for image in output.get("images", []))
-    graph: dict[str, Any] = json.loads(Image.open(io.BytesIO(host.client.view(image))).info["prompt"])
+    picture = Image.open(io.BytesIO(host.client.view(image)))
+    graph: dict[str, Any] = json.loads(picture.info["prompt"])
     return graph

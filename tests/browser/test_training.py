@@ -25,7 +25,7 @@ def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
     with comfy.one_run(end="execution_interrupted") as run:
         comfy.press_run()
         comfy.page.wait_for_function(
-            "() => window.testRuns.at(-1)?.progress.some(([step, all]) => all === 5000 && step >= 3)"
+            "() => testRuns.at(-1)?.progress.some(([step, all]) => all === 5000 && step >= 3)"
         )
         comfy.page.keyboard.press("Control+Alt+Enter")
     assert max(step for step, _ in run["progress"]) < 5000
