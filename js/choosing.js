@@ -10,12 +10,12 @@ import { after } from "./lib/callbacks.js";
 import { openChooser } from "./lib/chooser.js";
 import { LOADER, checkpointOf, choosePrompt, familySource, isNegative, promptsFor, valueOf, widgetOf } from "./lib/graph.js";
 import { make } from "./lib/make.js";
+import { addPart } from "./lib/part.js";
 import { server } from "./lib/shared.js";
 import { insertWord, readableSize } from "./lib/text.js";
 import { noteChange, setWidget } from "./lib/widgets.js";
 
 const HEIGHT = 74;
-const MARGIN = 6;
 
 /** @type {Set<ConceptCard>} */
 const cards = new Set();
@@ -62,16 +62,8 @@ class ConceptCard {
         this.warning,
       ]),
     ]);
-    this.root.dataset.perfusion = "card";
-    this.root.addEventListener("wheel", (event) => app.canvas?.processMouseWheel?.(event), { passive: true });
     this.picture.addEventListener("error", () => this.picture.removeAttribute("src"));
-    const widget = this.node.addDOMWidget("about", "perfusion_card", this.root, {
-      serialize: false,
-      margin: MARGIN,
-      getMinHeight: () => HEIGHT + 2 * MARGIN,
-      getMaxHeight: () => HEIGHT + 2 * MARGIN,
-    });
-    widget.serialize = false;
+    addPart(this.node, "card", this.root, { least: () => HEIGHT, most: () => HEIGHT });
   }
 
   get file() {
@@ -149,8 +141,10 @@ class ConceptCard {
     this.picture.alt = card ? `Preview of ${card.name}` : "";
     this.word.textContent = this.placeholder || "–";
     this.word.disabled = !card;
-    this.told.textContent = card ? `a ${card.superclass} · ${card.family_title} · ${readableSize(card.size)}` : "";
-    this.settings.textContent = card ? `recommended: bias ${card.bias}, temperature ${card.temperature}` : "";
+    const told = card ? `${card.superclass} · ${card.family_title} · ${readableSize(card.size)}` : "";
+    this.told.textContent = told;
+    this.told.title = told;
+    this.settings.textContent = card ? `bias ${card.bias}, temperature ${card.temperature}` : "";
     this.warning.textContent = problem;
     this.warning.title = problem;
   }

@@ -5,18 +5,20 @@
 // On the node as `node.perfusionPlot` (a GatePlot), for who scripts the page; its element is
 // `[data-perfusion="gate-plot"]`, whose data attributes say what it shows.
 
+// First, so that its part of the loader is above the plot.
+import "./choosing.js";
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
 import { LOADER, TUNE, choosePrompt, conceptsOf, promptId, promptsFor, widgetOf } from "./lib/graph.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
+import { addPart, fit } from "./lib/part.js";
 import { server } from "./lib/shared.js";
 
 const SLIDERS = ["bias", "temperature", "strength"];
 const OPEN_HEIGHT = 190;
 const CLOSED_HEIGHT = 22;
-const MARGIN = 6; // around the element, in the classic canvas
 const PATIENCE = 200; // milliseconds of quiet before the server is asked
 
 /** @type {Set<GatePlot>} */
@@ -53,7 +55,6 @@ class GatePlot {
   build() {
     const root = document.createElement("div");
     root.className = "perfusion-plot";
-    root.dataset.perfusion = "gate-plot";
     root.dataset.node = String(this.node.id);
     root.innerHTML = `
       <button type="button" class="perfusion-head" title="Each dot is a word of the prompt: how alike it is to the concept (across), and how far that opens the gate (up)">
@@ -68,8 +69,6 @@ class GatePlot {
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => this.choose(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
-    // The graph zooms as it does beside the plot.
-    root.addEventListener("wheel", (event) => app.canvas?.processMouseWheel?.(event), { passive: true });
     this.seen = new IntersectionObserver((entries) => {
       this.visible = entries.at(-1).isIntersecting;
       if (this.visible) this.refresh();
@@ -78,13 +77,10 @@ class GatePlot {
     this.sized = new ResizeObserver(() => this.redraw());
     this.sized.observe(this.canvas);
 
-    this.widget = this.node.addDOMWidget("gates", "perfusion_gates", root, {
-      serialize: false,
-      margin: MARGIN,
-      getMinHeight: () => (this.open ? OPEN_HEIGHT : CLOSED_HEIGHT) + 2 * MARGIN,
-      getMaxHeight: () => (this.open ? 4 * OPEN_HEIGHT : CLOSED_HEIGHT + 2 * MARGIN),
+    addPart(this.node, "gate-plot", root, {
+      least: () => (this.open ? OPEN_HEIGHT : CLOSED_HEIGHT),
+      most: () => (this.open ? 4 * OPEN_HEIGHT : CLOSED_HEIGHT),
     });
-    this.widget.serialize = false;
     after(this.node, "onRemoved", () => this.close());
     // A node gets its id when it enters the graph, and its properties when the graph is loaded.
     after(this.node, "onAdded", () => {
@@ -105,8 +101,7 @@ class GatePlot {
     this.node.properties ??= {};
     this.node.properties.perfusionPlot = this.open ? "closed" : "open";
     this.showOpen();
-    this.node.setSize([this.node.size[0], this.node.computeSize()[1]]);
-    this.node.setDirtyCanvas?.(true, true);
+    fit(this.node, true);
     this.refresh();
   }
 

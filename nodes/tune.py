@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from typing import Any
+from uuid import uuid4
 
 from comfy_api.latest import io
 
@@ -116,7 +117,9 @@ class PerfusionTune(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, live: bool = False, **_: Any) -> Any:
         # What a live run made depends on more than its inputs, so no later run may be given it.
-        return float("nan") if live else ""
+        # Not NaN, which is usual for this: the host writes it into the graph that pictures carry,
+        # and there it is no JSON.
+        return uuid4().hex if live else ""
 
     @classmethod
     def execute(

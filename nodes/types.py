@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..perfusion_core.settings import ConceptSettings
+from ..perfusion_core.settings import SLIDER_RANGES, ConceptSettings
 
 CATEGORY = "Perfusion"
 
@@ -20,8 +20,8 @@ def sliders() -> list[io.Input]:
         io.Float.Input(
             "bias",
             default=ConceptSettings.bias,
-            min=-1.0,
-            max=2.0,
+            min=SLIDER_RANGES["bias"][0],
+            max=SLIDER_RANGES["bias"][1],
             step=0.01,
             display_mode=slider,
             tooltip="How alike a prompt token must be to the concept before it turns into it. "
@@ -31,8 +31,8 @@ def sliders() -> list[io.Input]:
         io.Float.Input(
             "temperature",
             default=ConceptSettings.temperature,
-            min=0.01,
-            max=1.0,
+            min=SLIDER_RANGES["temperature"][0],
+            max=SLIDER_RANGES["temperature"][1],
             step=0.01,
             display_mode=slider,
             tooltip="How softly the concept sets in around the bias. Low: a switch. High: a gentle "
@@ -41,8 +41,8 @@ def sliders() -> list[io.Input]:
         io.Float.Input(
             "strength",
             default=ConceptSettings.strength,
-            min=0.0,
-            max=2.0,
+            min=SLIDER_RANGES["strength"][0],
+            max=SLIDER_RANGES["strength"][1],
             step=0.01,
             display_mode=slider,
             tooltip="How much of the concept's edit is applied. 0 is exactly the model without the "

@@ -14,12 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
-from .settings import ConceptSettings
+from .settings import SLIDER_RANGES, ConceptSettings
 
 MAX_MOVES = 1000  # as many as a run can have steps
-
-# The range of the nodes' sliders.
-_RANGES = {"bias": (-1.0, 2.0), "temperature": (0.01, 1.0), "strength": (0.0, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Sliders:
 def checked_sliders(values: Mapping[str, Any]) -> Sliders:
     """Sliders from numbers that somebody sent. Raises ValueError that names the wrong one."""
     found = {}
-    for name, (low, high) in _RANGES.items():
+    for name, (low, high) in SLIDER_RANGES.items():
         value = values.get(name)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not low <= value <= high:
@@ -107,7 +104,9 @@ def parse_moves(text: str, last: Sliders) -> Moves:
                 "sliders held, and then bias, temperature and strength, such as "
                 '"7.4: 0.6, 0.15, 1.0", or leave the field empty'
             )
-        entries.append((numbers[0], checked_sliders(dict(zip(_RANGES, numbers[1:], strict=True)))))
+        entries.append(
+            (numbers[0], checked_sliders(dict(zip(SLIDER_RANGES, numbers[1:], strict=True))))
+        )
     if len(entries) > MAX_MOVES:
         raise ValueError(f"there are {len(entries)} moves; at most {MAX_MOVES} can be done")
     if any(a <= b for (a, _), (b, _) in pairwise(entries)):

@@ -25,6 +25,11 @@ class KeyLock(str, Enum):
 GROUPS = ("down", "middle", "up")
 MAX_STRENGTH = 2.0
 
+# What a slider can be set to: a wider choice than is useful, so that its effect can be seen.
+SLIDER_RANGES = MappingProxyType(
+    {"bias": (-1.0, 2.0), "temperature": (0.01, 1.0), "strength": (0.0, MAX_STRENGTH)}
+)
+
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not (math.isfinite(value) and low <= value <= high):

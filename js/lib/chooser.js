@@ -84,7 +84,7 @@ function item(server, card, current, family, choose) {
     picture,
     make("div", { class: "perfusion-about" }, [
       make("strong", { text: `${card.name} (${card.placeholder})` }),
-      make("div", { text: `a ${card.superclass} · ${card.family_title}` }),
+      make("div", { text: `${card.superclass} · ${card.family_title}` }),
       make("div", { class: "perfusion-told", text: `bias ${card.bias}, temperature ${card.temperature}` }),
       make("div", { class: "perfusion-warning", text: other ? "for another family than the connected model" : "" }),
     ]),

@@ -37,3 +37,14 @@ export function searched(cards, search) {
     return words.every((word) => said.includes(word));
   });
 }
+
+/**
+ * Lines of "entry: value" as pairs, or null for any other text.
+ * @param {string} text
+ * @returns {[string, string][] | null}
+ */
+export function entries(text) {
+  const pairs = text.split("\n").map((line) => line.match(/^([^:]{1,60}): (.*)$/));
+  if (pairs.length < 2 || pairs.some((pair) => !pair)) return null;
+  return pairs.map((pair) => [pair[1], pair[2]]);
+}

@@ -87,7 +87,10 @@ def write_back(
         values: by name of the widget.
     """
     if prompt is not None:
-        prompt[node_id]["inputs"].update(values)
+        node = prompt[node_id]
+        node["inputs"].update(values)
+        # What the host thinks of the values as they were (fingerprint_inputs), and would go by.
+        node.pop("is_changed", None)
     workflow = (pnginfo or {}).get("workflow") or {}
     for node in workflow.get("nodes", ()):
         shown = node.get("widgets_values")

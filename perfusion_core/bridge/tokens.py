@@ -46,7 +46,8 @@ class Similarities:
         words: T tokens, the first and the last special one included.
         similarities: J lists of T numbers, one list a concept.
         family: id of the CLIP's family.
-        own: whether it is the asking node's CLIP; if not, it is the last one of its family.
+        own: whether it is the CLIP of the node with the asked id in the last graph that had one;
+            if not, it is the last one of its family.
     """
 
     words: tuple[str, ...]

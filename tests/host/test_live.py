@@ -104,14 +104,17 @@ def test_moves_that_cannot_be_read_say_what_is_expected(client: ComfyClient, fil
 
 def test_what_was_used_is_written_into_the_drawn_graph(pack: ModuleType) -> None:
     bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
-    prompt = {"5": {"inputs": {"bias": 0.6, "concept": "x"}}, "6": {"inputs": {"bias": 0.6}}}
+    prompt = {
+        "5": {"inputs": {"bias": 0.6, "concept": "x"}, "is_changed": ["once"]},
+        "6": {"inputs": {"bias": 0.6}},
+    }
     workflow = {
         "nodes": [{"id": 5, "widgets_values": [0.6, 0.15]}, {"id": 6, "widgets_values": [1]}]
     }
     pnginfo = {"workflow": json.loads(json.dumps(workflow))}
     values = {"bias": 0.4, "moves": "9.0: 0.6, 0.15, 1.0"}
     bridge.write_back(prompt, pnginfo, "5", ["bias", "temperature", "moves"], values)
-    assert prompt["5"]["inputs"] == {**values, "concept": "x"}
+    assert prompt["5"] == {"inputs": {**values, "concept": "x"}}
     assert prompt["6"]["inputs"] == {"bias": 0.6}
     nodes = pnginfo["workflow"]["nodes"]
     assert nodes[0]["widgets_values"] == [0.4, 0.15, "9.0: 0.6, 0.15, 1.0"]

@@ -199,13 +199,14 @@ def sample(
     prompt: str = "a photo of a teddy* on a blue background",
     steps: int = 2,
     seed: int = 5,
+    sampler: str = "euler",
 ) -> torch.Tensor:
     """Latents of the host's own KSampler node, run as the host runs it."""
     with torch.inference_mode():
         positive, negative = (nodes.CLIPTextEncode().encode(clip, t)[0] for t in (prompt, "blurry"))
         empty = {"samples": torch.zeros(1, 4, 8, 8)}
         latents = nodes.KSampler().sample(
-            model, seed, steps, 4.0, "euler", "normal", positive, negative, empty
+            model, seed, steps, 4.0, sampler, "normal", positive, negative, empty
         )
         samples: torch.Tensor = latents[0]["samples"]
         return samples.clone()

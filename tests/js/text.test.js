@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { insertWord, readableSize, searched } from "../../js/lib/text.js";
+import { entries, insertWord, readableSize, searched } from "../../js/lib/text.js";
 
 test("a word goes in at the cursor, apart from its neighbours", () => {
   for (const [text, at, expected] of [
@@ -39,4 +39,9 @@ test("a search finds cards with all its words, broken files by their name", () =
   assert.deepEqual(names("TEDDY 1.x"), ["a"]);
   assert.deepEqual(names("teddy sdxl"), []);
   assert.deepEqual(names("broken"), ["b"]);
+});
+
+test("lines of entries are told from any other text", () => {
+  assert.deepEqual(entries("name: Berry\nhash: a: b"), [["name", "Berry"], ["hash", "a: b"]]);
+  for (const other of ["", "name: Berry", "2 steps\nloss: 1", "a\nb"]) assert.equal(entries(other), null);
 });

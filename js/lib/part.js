@@ -1,0 +1,42 @@
+// A part of a node that is made of HTML: on the classic canvas as in Vue's nodes.
+
+import { app } from "../../../scripts/app.js";
+
+const MARGIN = 6; // around it, in the classic canvas
+
+/**
+ * Puts an element below a node's fields. It is no field: nothing of it is saved or sent.
+ * @param {any} node
+ * @param {string} name
+ * @param {HTMLElement} root
+ * @param {{least: () => number, most: () => number}} height in pixels
+ */
+export function addPart(node, name, root, { least, most }) {
+  root.dataset.perfusion = name;
+  // The graph zooms as it does beside the part; Vue's nodes see to that themselves.
+  root.addEventListener("wheel", onWheel, { passive: true });
+  const widget = node.addDOMWidget(name, `perfusion_${name}`, root, {
+    serialize: false,
+    margin: MARGIN,
+    getMinHeight: () => least() + 2 * MARGIN,
+    getMaxHeight: () => most() + 2 * MARGIN,
+  });
+  widget.serialize = false;
+  return widget;
+}
+
+function onWheel(event) {
+  if (!window.LiteGraph?.vueNodesMode) app.canvas?.processMouseWheel?.(event);
+}
+
+/**
+ * Makes a node as high as its parts need; its width stays.
+ * @param {any} node
+ * @param {boolean} shrink whether it may get lower, too
+ */
+export function fit(node, shrink) {
+  const [width, height] = node.size;
+  const needed = node.computeSize()[1];
+  node.setSize([width, shrink ? needed : Math.max(height, needed)]);
+  node.setDirtyCanvas?.(true, true);
+}
