@@ -25,7 +25,7 @@ from playwright.sync_api import (
 )
 
 # No test waits that long for what works: a slow machine may.
-PATIENCE = 12_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
 
 EMPTY: dict[str, Any] = {"nodes": [], "links": [], "version": 0.4}
 
@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
     "Comfy.ColorPalette": "dark",
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Minimap.Visible": False,  # it lies over the canvas
+    "Comfy.Pointer.DoubleClickTime": 1000,  # milliseconds; on a busy machine two clicks lie apart
 }
 
 # What the frontend itself asks for and does without when it is not there: files of a user that has
@@ -335,7 +336,13 @@ class ComfyPage:
         mouse.down()
         mouse.move(*self.slot(target, "in", input), steps=6)
         mouse.up()
-        self.settle()
+        self.page.wait_for_function(
+            """([source, target, input]) => {
+              const link = app.graph.getNodeById(target).inputs[input].link;
+              return link != null && app.graph.links.get(link).origin_id === source;
+            }""",
+            arg=[source, target, input],
+        )
 
     # Plots of gates.
 

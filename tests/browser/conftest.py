@@ -41,6 +41,10 @@ def _cannot(reason: str) -> NoReturn:
     pytest.skip(f"the browser tests cannot run: {reason}")
 
 
+def _file_name(test: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", test.lower()).strip("-")
+
+
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
     """One browser for the session, so that it keeps the frontend's compiled scripts."""
@@ -99,7 +103,7 @@ def comfy(
     try:
         comfy.open()
         yield comfy
-        comfy.screenshot(ARTIFACTS / f"{re.sub(r'[^a-z0-9]+', '-', request.node.name)}.png")
+        comfy.screenshot(ARTIFACTS / f"{_file_name(request.node.name)}.png")
     finally:
         page.close()
     assert not comfy.problems, "in the browser's console:\n" + "\n".join(comfy.problems)

@@ -28,9 +28,12 @@ class Frontend(Enum):
     NODES2 = f"{NEWER_FRONTEND} nodes 2.0"
 
 
-on_every_frontend = pytest.mark.parametrize(
-    "frontend", list(Frontend), indirect=True, ids=lambda frontend: frontend.value
-)
+def _on(*frontends: Frontend) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("frontend", frontends, indirect=True, ids=lambda one: one.value)
+
+
+on_every_frontend = _on(*Frontend)
+on_both_designs = _on(Frontend.PINNED, Frontend.NODES2)
 
 
 class _Folders(Protocol):

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
-from serving import Frontend, example_graph
+from serving import example_graph, on_both_designs
 
 from tools.server import RunningHost
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
 
-STEPS = 400  # long enough for a hand on a slider
+STEPS = 150  # long enough for a hand on a slider
 
 
-@pytest.mark.parametrize("frontend", [Frontend.PINNED, Frontend.NODES2], indirect=True)
+@on_both_designs
 def test_the_running_sampler_takes_the_slider_and_what_it_used_is_saved(
     comfy: ComfyPage, host: RunningHost
 ) -> None:

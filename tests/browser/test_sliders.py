@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from serving import Frontend, example_graph, on_every_frontend
+from serving import example_graph, on_both_designs, on_every_frontend
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
@@ -41,7 +41,7 @@ def test_each_slider_redraws_the_plot_with_nothing_queued(tuned: ComfyPage, kind
 
 def test_before_the_first_run_the_plot_says_what_to_do(comfy: ComfyPage) -> None:
     comfy.load(example_graph("tune_bias"))
-    # The server has run other graphs; a new prompt is one that it can answer, or says why not.
+    # It may have run another graph with this text encoder: then the plot says whose words it shows.
     tune = comfy.node("PerfusionTune")
     comfy.show(tune)
     comfy.plot(tune).and_(comfy.page.locator("[data-status]")).wait_for()
@@ -55,7 +55,7 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
         """(first) => {
           const old = app.graph.getNodeById(first);
           const node = LiteGraph.createNode("PerfusionConceptLoader");
-          node.pos = [old.pos[0] + 100, old.pos[1] - node.size[1] - 120];
+          node.pos = [old.pos[0] + 100, old.pos[1] - 900];
           app.graph.add(node);
           node.widgets.find((w) => w.name === "file").value = "royal.safetensors";
           return node.id;
@@ -75,7 +75,7 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
     assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*", "teapot*"]
 
 
-@pytest.mark.parametrize("frontend", [Frontend.PINNED, Frontend.NODES2], indirect=True)
+@on_both_designs
 def test_with_run_on_change_the_picture_follows_and_the_sampler_alone_runs(
     tuned: ComfyPage,
 ) -> None:

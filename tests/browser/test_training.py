@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-from serving import Frontend, example_graph
+from serving import example_graph, on_both_designs
 
 from tools.server import RunningHost
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from comfy_page import ComfyPage
 
 
-@pytest.mark.parametrize("frontend", [Frontend.PINNED, Frontend.NODES2], indirect=True)
+@on_both_designs
 def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
     comfy: ComfyPage, host: RunningHost
 ) -> None:
