@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from comfy_api.latest import ComfyExtension, io
 
 from ..perfusion_core.bridge import register_folder, register_mask_folder
@@ -47,10 +49,9 @@ class PerfusionExtension(ComfyExtension):
 
 
 def _register_routes() -> None:
-    from server import PromptServer
-
-    # It is there before its nodes are asked for, and takes up routes after that. Where nodes run
-    # without a server, there is nobody to answer.
-    server = getattr(PromptServer, "instance", None)
+    # The server is there before its nodes are asked for, and takes up routes after that. Where
+    # nodes run without it, nobody has to be answered, and importing it would start half of it.
+    host = sys.modules.get("server")
+    server = getattr(getattr(host, "PromptServer", None), "instance", None)
     if server is not None:
         add_routes(server.routes)

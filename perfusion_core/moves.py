@@ -38,9 +38,10 @@ def checked_sliders(values: Mapping[str, Any]) -> Sliders:
     """Sliders from numbers that somebody sent. Raises ValueError that names the wrong one."""
     found = {}
     for name, (low, high) in SLIDER_RANGES.items():
-        value = values.get(name)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not low <= value <= high:
+        value: Any = values.get(name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # NaN is not between any two.
+        if not is_number or not low <= value <= high:
             raise ValueError(f"the {name} is {value!r}; it must be a number from {low} to {high}")
         found[name] = float(value)
     return Sliders(**found)

@@ -19,6 +19,8 @@ API_GRAPHS = ROOT / "demo" / "graphs"
 UI_GRAPHS = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMN, ROW_GAP = 380, 60
+# What the pack's page puts onto nodes below their fields (js/lib/part.js).
+PARTS = {"PerfusionConceptLoader": 290, "PerfusionTune": 205}
 
 Graph = dict[str, dict[str, Any]]
 ObjectInfo = Mapping[str, Any]
@@ -103,6 +105,7 @@ def to_ui(graph: Graph, object_info: ObjectInfo) -> dict[str, Any]:
         ]
         long_text = any(o.get("multiline") for _, _, o in _inputs(info))
         height = 60 + 24 * (max(len(sockets), len(outputs)) + len(values)) + 70 * long_text
+        height += PARTS.get(node["class_type"], 0)
         height += 220 if info["output_node"] or "image_upload" in str(info["input"]) else 0
         top = heights.get(depths[key], 80)
         heights[depths[key]] = top + height + ROW_GAP

@@ -29,14 +29,16 @@ function onWheel(event) {
   if (!window.LiteGraph?.vueNodesMode) app.canvas?.processMouseWheel?.(event);
 }
 
+const WIDTH = 260; // what a part is readable in
+
 /**
- * Makes a node as high as its parts need; its width stays.
+ * Makes a node as high as its parts need; its width stays, unless that is too narrow for them.
  * @param {any} node
  * @param {boolean} shrink whether it may get lower, too
  */
 export function fit(node, shrink) {
   const [width, height] = node.size;
   const needed = node.computeSize()[1];
-  node.setSize([width, shrink ? needed : Math.max(height, needed)]);
+  node.setSize([Math.max(width, WIDTH), shrink ? needed : Math.max(height, needed)]);
   node.setDirtyCanvas?.(true, true);
 }
