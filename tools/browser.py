@@ -109,7 +109,10 @@ def setup_browser(host: Host, steps: Steps) -> Path | None:
     if browser is None:
         say(f"no browser for the browser tests: {HOW_TO_GET_ONE}")
         return None
-    setup_frontend(host, steps)
+    try:
+        setup_frontend(host, steps)
+    except SetupError as error:
+        say(str(error))
     return browser
 
 

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from serving import Frontend, Servers, example_concepts
 
-from tools.browser import HOW_TO_GET_ONE, find_browser
+from tools.browser import HOW_TO_GET_ONE, NEWER_FRONTEND, find_browser, frontend_folder
 from tools.host import ready_host
+from tools.locate import home
 from tools.server import RunningHost
-from tools.steps import SetupError
+from tools.steps import SetupError, Steps
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
@@ -85,6 +86,8 @@ def frontend(request: pytest.FixtureRequest) -> Frontend:
 @pytest.fixture
 def host(servers: Servers, frontend: Frontend) -> RunningHost:
     """The live server that serves the test's frontend, with two trained concepts in it."""
+    if frontend is not Frontend.PINNED and not frontend_folder(Steps(home())).is_dir():
+        _cannot(f"ComfyUI's frontend {NEWER_FRONTEND} is not there; `make test-browser` gets it")
     running = servers.of(frontend)
     running.check_alive()
     return example_concepts(running)

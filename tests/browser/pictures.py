@@ -52,12 +52,16 @@ class Studio:
     comfy: ComfyPage
     host: RunningHost
     object_info: Mapping[str, Any]
+    steps: int | None = None
+    """Training steps, where not those of the example graph."""
 
     def load(self, graph: dict[str, Any], name: str) -> bool:
         """Load a graph and run it if it can run here; return whether it did."""
         self.comfy.load(graph, name)
         if not self.can_run(graph):
             return False
+        for train in self.comfy.nodes("PerfusionTrainConcept") if self.steps else []:
+            self.comfy.set_value(train, "steps", self.steps)
         self.comfy.run()
         self.comfy.settle()
         return True
@@ -100,7 +104,7 @@ def _options(spec: Sequence[Any]) -> list[Any] | None:
 
 
 @contextmanager
-def studio(concepts: Path | None, scale: float) -> Iterator[Studio]:
+def studio(concepts: Path | None, steps: int | None, scale: float) -> Iterator[Studio]:
     """A server with the example graphs' concepts, and its page."""
     program = find_browser()
     if program is None:
@@ -116,13 +120,13 @@ def studio(concepts: Path | None, scale: float) -> Iterator[Studio]:
                 (host.models / "perfusion").mkdir(exist_ok=True)
                 for file in concepts.glob("*.safetensors"):
                     shutil.copy(file, host.models / "perfusion")
-            example_concepts(host, steps=None)
+            example_concepts(host, steps)
             # However small: words are written, not hinted at.
             save_settings(context, host.url, {"LiteGraph.Canvas.MinFontSizeForLOD": 0})
             comfy = ComfyPage(context.new_page(), host.url)
             comfy.page.set_default_timeout(PATIENCE)
             comfy.open()
-            yield Studio(comfy, host, host.client.object_info())
+            yield Studio(comfy, host, host.client.object_info(), steps)
 
 
 def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
@@ -219,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--concepts", type=Path, help="a folder of trained concept files")
+    parser.add_argument("--steps", type=int, help="training steps, for a first look")
     parser.add_argument("--scale", type=float, default=1.5, help="pixels of a picture per page's")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("nodes").add_argument("ids", nargs="*")
@@ -228,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one.add_argument("file", type=Path)
     one.add_argument("picture", type=Path)
     options = parser.parse_args(arguments)
-    with studio(options.concepts, options.scale) as made:
+    with studio(options.concepts, options.steps, options.scale) as made:
         if options.command == "nodes":
             picture_nodes(made, options.ids)
         elif options.command == "graphs":
