@@ -42,6 +42,10 @@ HELP = ROOT / "js" / "docs"
 PATIENCE = 1_800_000  # milliseconds: a graph that trains, on two cores
 MARGIN = 14  # pixels around what is cut out
 THUMBNAIL = 512
+SETTINGS = {
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # however small: words are written, not hinted at
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+}
 BIASES = (0.0, 0.4, 0.8, 1.2)
 
 
@@ -78,15 +82,33 @@ class Studio:
                     return False
         return True
 
-    def cut(self, *nodes: int) -> Image.Image:
-        """What the page shows of nodes (none: all of them)."""
+    def apart(self, *nodes: int) -> None:
+        """Move nodes, one below the other, to where there is nothing else."""
+        self.comfy.page.evaluate(
+            """(ids) => {
+              let y = -4000;
+              for (const id of ids) {
+                const node = app.graph.getNodeById(id);
+                node.pos = [0, y];
+                y += node.size[1] + 60;
+              }
+            }""",
+            list(nodes),
+        )
+
+    def cut(self, *nodes: int, ran: bool = False) -> Image.Image:
+        """What the page shows of nodes (none: all of them), without the menus."""
         comfy = self.comfy
-        comfy.page.evaluate("() => app.canvas.deselectAll()")
+        comfy.page.evaluate(
+            "() => { app.canvas.deselectAll(); app.extensionManager.focusMode = true; }"
+        )
+        comfy.page.locator(".side-tool-bar-container").first.wait_for(state="hidden")
         comfy.show(*nodes)
         comfy.page.mouse.move(5, 5)
-        for node in comfy.page.evaluate("() => app.graph.nodes.map((n) => n.id)"):
-            if (not nodes or node in nodes) and comfy.plot(node).count():
-                comfy.plot(node).and_(comfy.page.locator("[data-draws]")).wait_for()
+        if ran:
+            for node in nodes:
+                if comfy.plot(node).count():
+                    comfy.wait_plot(node)
         comfy.settle()
         box = comfy.box(*nodes)
         clip = {
@@ -95,7 +117,9 @@ class Studio:
             "width": box["width"] + 2 * MARGIN,
             "height": box["height"] + 2 * MARGIN,
         }
-        return Image.open(io.BytesIO(comfy.page.screenshot(clip=clip))).convert("RGB")
+        picture = Image.open(io.BytesIO(comfy.page.screenshot(clip=clip))).convert("RGB")
+        comfy.page.evaluate("() => { app.extensionManager.focusMode = false; }")
+        return picture
 
 
 def _options(spec: Sequence[Any]) -> list[Any] | None:
@@ -121,8 +145,7 @@ def studio(concepts: Path | None, steps: int | None, scale: float) -> Iterator[S
                 for file in concepts.glob("*.safetensors"):
                     shutil.copy(file, host.models / "perfusion")
             example_concepts(host, steps)
-            # However small: words are written, not hinted at.
-            save_settings(context, host.url, {"LiteGraph.Canvas.MinFontSizeForLOD": 0})
+            save_settings(context, host.url, SETTINGS)
             comfy = ComfyPage(context.new_page(), host.url)
             comfy.page.set_default_timeout(PATIENCE)
             comfy.open()
@@ -137,7 +160,9 @@ def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
         here = todo & {node["type"] for node in graph["nodes"]}
         if here and studio.load(graph, name):
             for kind in sorted(here):
-                _write(studio.cut(studio.comfy.nodes(kind)[0]), HELP / f"{kind}.png")
+                node = studio.comfy.nodes(kind)[0]
+                studio.apart(node)
+                _write(studio.cut(node, ran=True), HELP / f"{kind}.png")
             todo -= here
     for kind in sorted(todo):
         _write(studio.cut(studio.comfy.add(kind)), HELP / f"{kind}.png")
@@ -160,16 +185,15 @@ def picture_sliders(studio: Studio) -> None:
     comfy = studio.comfy
     studio.load(example_graph("tune_bias"), "tune_bias")
     tune, save = comfy.node("PerfusionTune"), comfy.node("SaveImage")
-    # The two things to look at, beside each other.
+    # The two things to look at, one above the other and away from the rest.
     comfy.page.evaluate(
         """([tune, save]) => {
-          const [a, b] = [tune, save].map((id) => app.graph.getNodeById(id));
-          b.pos = [a.pos[0], a.pos[1] + a.size[1] + 50];
-          b.setSize([a.size[0], a.size[0] + 40]);
-          a.pos[1] -= 4000; b.pos[1] -= 4000;  // away from the others
+          const [width] = app.graph.getNodeById(tune).size;
+          app.graph.getNodeById(save).setSize([width, width + 40]);
         }""",
         [tune, save],
     )
+    studio.apart(tune, save)
     comfy.show(tune, save)
     comfy.wait_plot(tune)
     comfy.run_on_change()
@@ -179,7 +203,7 @@ def picture_sliders(studio: Studio) -> None:
         with comfy.one_run():
             comfy.drag_slider(tune, "bias", bias)
         comfy.wait_picture(save)
-        shots.append(studio.cut(tune, save))
+        shots.append(studio.cut(tune, save, ran=True))
     strip = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
     for number, shot in enumerate(shots):
         strip.paste(shot, (sum(one.width for one in shots[:number]), 0))
