@@ -113,20 +113,20 @@ class ConceptCard {
   async connectedFamily() {
     const source = familySource(checkpointOf(this.node));
     try {
-      if (source && "family" in source) return { family: source.family, title: source.family };
+      if (source && "family" in source) return source;
       const found = source && (await server.family(source.folder, source.name));
       if (found?.family) return found;
     } catch {
       // A checkpoint that this machine does not have: ComfyUI says so itself.
     }
     const ran = this.node.perfusionPlot?.answer;
-    return ran?.own ? { family: ran.family, title: ran.family } : null;
+    return ran?.own ? { family: ran.family, title: ran.family_title } : null;
   }
 
   get mismatch() {
     const { card, family } = this;
     if (!card || !family || card.family === family.family) return "";
-    return `Made for ${card.family_title}; the connected model is ${family.title}.`;
+    return `For ${card.family_title}; the connected model is ${family.title}.`;
   }
 
   show() {

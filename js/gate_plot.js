@@ -133,7 +133,9 @@ class GatePlot {
       return;
     }
     try {
-      await Promise.all(concepts.map(({ file }) => server.card(file)));
+      const cards = await Promise.all(concepts.map(({ file }) => server.card(file)));
+      const broken = cards.find((card) => card.error);
+      if (broken) throw new Error(`${broken.file}: ${broken.error}`);
       const found = await server.similarities(question);
       if (found.status === "ok") this.show(found, "");
       // What is known of another prompt is not shown for this one.

@@ -36,6 +36,7 @@ from ..perfusion_core.bridge import (
     concept_card,
     concept_cards,
     concept_of,
+    concept_path,
     concept_preview,
     move_live,
     prompt_similarities,
@@ -137,6 +138,7 @@ async def _similarities(request: web.Request) -> web.Response:
         pair = (one.get("file"), one.get("placeholder", "")) if isinstance(one, dict) else ()
         if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise _Refused(400, 'every concept must be {"file": string, "placeholder": string}')
+        concept_path(pair[0])
         pairs.append(pair)
 
     def answer() -> tuple[list[str], Similarities]:
@@ -149,9 +151,10 @@ async def _similarities(request: web.Request) -> web.Response:
         return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
     except NoEncoder:
         return _not_now("no_encoder", "Run the graph once: the tokens come from its CLIP.")
-    except HostMismatch as error:
+    except (HostMismatch, ConceptError) as error:
         return _not_now("mismatch", str(error))
-    return web.json_response({"status": "ok", "text": text, "names": names, **asdict(found)})
+    said = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
+    return web.json_response({"status": "ok", **said, **asdict(found)})
 
 
 def _not_now(status: str, reason: str) -> web.Response:

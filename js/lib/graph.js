@@ -223,10 +223,12 @@ export function checkpointOf(node) {
 
 /**
  * Where the family of a checkpoint can be had: a file of the host's, or what is known by itself.
- * @returns {{folder: string, name: string} | {family: string} | null}
+ * @returns {{folder: string, name: string} | {family: string, title: string} | null}
  */
 export function familySource(checkpoint) {
-  if (checkpoint?.type === "PerfusionDemoModel") return { family: "emoji" };
+  if (checkpoint?.type === "PerfusionDemoModel") {
+    return { family: "emoji", title: "the emoji world of the demo" };
+  }
   for (const [field, folder] of [["ckpt_name", "checkpoints"], ["unet_name", "diffusion_models"]]) {
     const name = valueOf(checkpoint, field);
     if (typeof name === "string" && name) return { folder, name };

@@ -26,6 +26,7 @@ const KEPT = 100; // answers; each is a few kilobytes
  * @property {string[]} names placeholders, one a concept
  * @property {number[][]} similarities one list a concept, one number a token
  * @property {string} family of the CLIP
+ * @property {string} family_title
  * @property {boolean} own whether it is the CLIP that the graph has there
  *
  * @typedef {object} NotNow
@@ -55,8 +56,9 @@ export class Server {
         this.known.set(file, found);
         return found;
       });
-      // What went wrong may be mended: the next to ask tries again.
-      card.catch(() => this.cards.delete(file));
+      // A file that is not there is kept, too, until somebody refreshes or something has run: else
+      // every change of the graph would ask for it.
+      card.catch(() => {});
       this.cards.set(file, card);
     }
     return card;
@@ -96,7 +98,7 @@ export class Server {
     let found = this.families.get(key);
     if (!found) {
       found = this.get("/perfusion/family", { folder, name });
-      found.catch(() => this.families.delete(key));
+      found.catch(() => {});
       this.families.set(key, found);
     }
     return found;
@@ -121,6 +123,7 @@ export class Server {
 
   /** A run may have brought another CLIP or other concepts. */
   ran() {
+    this.cards.clear();
     this.answers.clear();
   }
 

@@ -82,16 +82,17 @@ def concept_card(name: str) -> Listed:
     try:
         return Listed(name, _card_of(path), "")
     except (ConceptError, OSError) as error:
-        return Listed(name, None, str(error))
+        # The page knows the file by its name; where the folders lie is not its business.
+        return Listed(name, None, str(error).removeprefix(f"{path}: "))
 
 
 def concept_of(name: str) -> Concept:
-    """The concept in the file of that name. Raises ConceptError."""
+    """The concept in the file of that name. Raises ConceptError, which names it so."""
     path = concept_path(name)
     try:
         return _concept_of(path)
-    except OSError as error:
-        raise ConceptError(f"{path}: the file cannot be read: {error.strerror}") from error
+    except (ConceptError, OSError) as error:
+        raise ConceptError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def concept_preview(name: str) -> tuple[bytes, str]:

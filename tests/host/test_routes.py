@@ -49,8 +49,13 @@ def test_the_list_names_a_broken_file_and_goes_on(
     broken.write_bytes(b"no concept")
     _, found = ask(client, "/perfusion/concepts")
     by_file = {card["file"]: card for card in found["concepts"]}
-    assert "broken.safetensors" in by_file["routes/broken.safetensors"]["error"]
+    told = by_file["routes/broken.safetensors"]["error"]
+    assert "not a whole safetensors file" in told
+    assert str(host.base) not in told
     assert "error" not in by_file[file]
+    _, answer = similarities(client, "routes/broken.safetensors")
+    assert answer["status"] == "mismatch"
+    assert answer["reason"].startswith("routes/broken.safetensors: ")
 
 
 def test_a_card_follows_its_file(client: ComfyClient, file: str) -> None:
@@ -106,7 +111,7 @@ def test_similarities_tell_the_concepts_word(client: ComfyClient, file: str) -> 
     assert status == 200
     assert answer["status"] == "ok"
     assert answer["own"] is True
-    assert answer["family"] == "emoji"
+    assert (answer["family"], answer["family_title"]) == ("emoji", "the emoji world of the demo")
     assert answer["names"] == ["teddy*"]
     assert answer["words"][:3] == ["<start>", "a", "photo"]
     (row,) = answer["similarities"]

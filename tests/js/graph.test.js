@@ -133,7 +133,10 @@ test("a prompt that only negative inputs take comes last", () => {
 
 test("where a checkpoint's family can be had", () => {
   assert.deepEqual(familySource(checkpoint(1, "x.safetensors")), { folder: "checkpoints", name: "x.safetensors" });
-  assert.deepEqual(familySource({ type: "PerfusionDemoModel" }), { family: "emoji" });
+  assert.deepEqual(familySource({ type: "PerfusionDemoModel" }), {
+    family: "emoji",
+    title: "the emoji world of the demo",
+  });
   assert.equal(familySource(sampler(1)), null);
   assert.equal(familySource(null), null);
 });

@@ -49,12 +49,15 @@ test("a refusal is an error with the server's reason, or says that the routes ar
   await assert.rejects(strange.card("none"), /502.*Perfusion/);
 });
 
-test("a card is asked for once; after an error, or a refresh, again", async () => {
+test("a card is asked for once, wrong or right; after a run or a refresh, again", async () => {
   let status = 500;
   const api = apiOf(() => [status, '{"file": "berry", "hash": "0123456789abcdef9"}']);
   const server = new Server(api);
   await assert.rejects(server.card("berry"));
   status = 200;
+  await assert.rejects(server.card("berry"));
+  assert.equal(api.asked.length, 1);
+  server.ran();
   await Promise.all([server.card("berry"), server.card("berry")]);
   assert.equal(api.asked.length, 2);
   assert.equal(server.cardNow("berry").file, "berry");
