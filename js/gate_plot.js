@@ -15,6 +15,7 @@ import { LOADER, TUNE, choosePrompt, conceptsOf, promptId, promptsFor, widgetOf 
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
 import { server } from "./lib/shared.js";
+import { noteOnRelease } from "./lib/widgets.js";
 
 const SLIDERS = ["bias", "temperature", "strength"];
 const OPEN_HEIGHT = 190;
@@ -300,6 +301,11 @@ app.registerExtension({
     style.href = new URL("./perfusion.css", import.meta.url).href;
     document.head.append(style);
 
+    // Themes set their colours on these two.
+    const themed = new MutationObserver(redrawAll);
+    for (const element of [document.documentElement, document.body]) {
+      themed.observe(element, { attributeFilter: ["class", "style"] });
+    }
     api.addEventListener("graphChanged", refreshAll);
     const ran = () => {
       server.ran();
@@ -314,7 +320,12 @@ app.registerExtension({
     if (node.comfyClass !== LOADER && node.comfyClass !== TUNE) return;
     node.perfusionPlot = new GatePlot(node);
     // A loader's slider is in the plot of a Tune below it as well.
-    for (const name of SLIDERS) after(widgetOf(node, name), "callback", redrawAll);
+    for (const name of SLIDERS) {
+      after(widgetOf(node, name), "callback", () => {
+        redrawAll();
+        noteOnRelease();
+      });
+    }
     for (const name of ["file", "placeholder", "concept"]) {
       const widget = widgetOf(node, name);
       if (widget) after(widget, "callback", refreshAll);

@@ -3,7 +3,8 @@
     setup                     make the host ready (nothing to do: under a second)
     run [--unit] -- ARGS...   set up, then run the host's Python with ARGS in this folder
                               (--need MODULE: it must be there; --want MODULE: it may be lacking
-                              in an environment that was found)
+                              in an environment that was found; --browser: what the browser tests
+                              need)
     serve [--port N]          open the host with its UI and this pack until Ctrl-C
     where                     say which ComfyUI and Python are used
     clean [--all]             delete what runs left (--all: what set-up made, too)
@@ -34,7 +35,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tools import install
+from tools import browser, install
 from tools.client import HostError
 from tools.locate import ROOT, Host, find_host, home
 from tools.server import DEFAULT_BASE, clear_base, free_port, running_host
@@ -124,6 +125,7 @@ def main(argv: list[str]) -> int:
     run.add_argument("--unit", action="store_true", help="what needs no host: a light environment")
     run.add_argument("--need", action="append", default=[], help="a module that must be there")
     run.add_argument("--want", action="append", default=[], choices=install.WANTED)
+    run.add_argument("--browser", action="store_true", help="a browser and a newer frontend")
     served = commands.add_parser("serve")
     served.add_argument("--port", type=int)
     cleaned = commands.add_parser("clean")
@@ -136,7 +138,10 @@ def main(argv: list[str]) -> int:
         if options.command == "run":
             if options.unit:
                 return hand_over(unit_python(), rest)
-            return hand_over(ready_host(need=options.need, want=options.want).python, rest)
+            host = ready_host(need=options.need, want=options.want)
+            if options.browser:
+                browser.setup_browser(host, Steps(home()))
+            return hand_over(host.python, rest)
         if options.command == "serve":
             return serve(options.port)
         if options.command == "clean":

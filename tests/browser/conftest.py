@@ -1,0 +1,112 @@
+"""Tests in a real browser: a real ComfyUI, its real frontend, and a Chromium of this system.
+
+The fixture `comfy` is ComfyUI's page. It is opened on the frontend that the host pins; a test that
+is marked with `on_every_frontend` runs on a newer one as well, and with its nodes as elements
+("Nodes 2.0"). A test fails if its page had an error in the console, or a request to the server that
+failed.
+
+After each test `artifacts/` holds a picture of its page. Where no browser can be had the tests are
+skipped with one line that says how to get one; in CI (`CI=true`) that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from serving import Frontend, Servers, example_concepts
+
+from tools.browser import HOW_TO_GET_ONE, NEWER_FRONTEND, find_browser, frontend_folder
+from tools.host import ready_host
+from tools.locate import home
+from tools.server import RunningHost
+from tools.steps import SetupError, Steps
+
+if TYPE_CHECKING:
+    from comfy_page import ComfyPage
+    from playwright.sync_api import BrowserContext
+
+ARTIFACTS = Path(__file__).with_name("artifacts")
+
+
+def _cannot(reason: str) -> NoReturn:
+    """Skip, or fail in CI, where a missing browser would go unseen."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"the browser tests cannot run: {reason}", pytrace=False)
+    pytest.skip(f"the browser tests cannot run: {reason}")
+
+
+def _file_name(test: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", test.lower()).strip("-")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    """One browser for the session, so that it keeps the frontend's compiled scripts."""
+    try:
+        program = find_browser()
+    except SetupError as error:
+        _cannot(str(error))
+    if program is None:
+        _cannot(f"no browser was found; {HOW_TO_GET_ONE}")
+    try:
+        from driving import browser_context
+    except ImportError as error:
+        _cannot(f"{error} (`pip install playwright` into the Python that runs ComfyUI)")
+    shutil.rmtree(ARTIFACTS, ignore_errors=True)
+    with browser_context(program, tmp_path_factory.mktemp("profile")) as context:
+        yield context
+
+
+@pytest.fixture(scope="session")
+def servers(
+    chromium: BrowserContext, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    """A live ComfyUI for each frontend, started when a test first needs it."""
+    try:
+        host = ready_host()
+    except SetupError as error:
+        raise pytest.UsageError(str(error)) from error
+    with ExitStack() as stack:
+        yield Servers(host, tmp_path_factory, stack)
+
+
+@pytest.fixture
+def frontend(request: pytest.FixtureRequest) -> Frontend:
+    """The frontend of a test: the host's own, unless the test says otherwise."""
+    return getattr(request, "param", Frontend.PINNED)
+
+
+@pytest.fixture
+def host(servers: Servers, frontend: Frontend) -> RunningHost:
+    """The live server that serves the test's frontend, with two trained concepts in it."""
+    if frontend is not Frontend.PINNED and not frontend_folder(Steps(home())).is_dir():
+        _cannot(f"ComfyUI's frontend {NEWER_FRONTEND} is not there; `make test-browser` gets it")
+    running = servers.of(frontend)
+    running.check_alive()
+    return example_concepts(running)
+
+
+@pytest.fixture
+def comfy(
+    request: pytest.FixtureRequest, chromium: BrowserContext, host: RunningHost, frontend: Frontend
+) -> Iterator[ComfyPage]:
+    """ComfyUI's page, opened as a browser that was never here."""
+    from comfy_page import ComfyPage, save_settings
+
+    save_settings(chromium, host.url, {"Comfy.VueNodes.Enabled": frontend is Frontend.NODES2})
+    page = chromium.new_page()
+    comfy = ComfyPage(page, host.url, nodes2=frontend is Frontend.NODES2)
+    try:
+        comfy.open()
+        yield comfy
+        comfy.screenshot(ARTIFACTS / f"{_file_name(request.node.name)}.png")
+    finally:
+        page.close()
+    assert not comfy.problems, "in the browser's console:\n" + "\n".join(comfy.problems)

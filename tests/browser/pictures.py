@@ -1,0 +1,272 @@
+"""Makes the pictures of the page: help pages, template browser, README. `make pictures` calls it.
+
+    nodes [ID ...]      js/docs/<NodeId>.png: each node as it looks on the canvas, after a run where
+                        an example graph has it
+    graphs [NAME ...]   workflows/<name>.jpg: what each example graph makes, for the template
+                        browser; of a graph that cannot run here, a picture of itself
+    sliders             workflows/sliders.png: the bias moved on Perfusion Tune, with what it does
+                        to the plot and the picture
+    graph FILE PICTURE  a picture of any workflow's JSON
+
+The concepts that the graphs name are trained as workflows/train_concept.json says, which takes
+some minutes; `--concepts FOLDER` takes files that are there instead. All of it is the real page of
+a real ComfyUI, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tests.browser.comfy_page import ComfyPage, save_settings
+from tests.browser.driving import browser_context
+from tests.browser.serving import example_concepts, example_graph, give_pictures
+from tools.browser import HOW_TO_GET_ONE, find_browser
+from tools.host import ready_host
+from tools.locate import ROOT
+from tools.server import RunningHost, running_host
+from tools.workflows import UI_GRAPHS, to_api
+
+HELP = ROOT / "js" / "docs"
+PATIENCE = 1_800_000  # milliseconds: a graph that trains, on two cores
+MARGIN = 14  # pixels around what is cut out
+THUMBNAIL = 512
+SETTINGS = {
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # however small: words are written, not hinted at
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+}
+BIASES = (0.0, 0.4, 0.8, 1.2)
+
+
+@dataclass
+class Studio:
+    """A page, its server, and what the server knows of nodes."""
+
+    comfy: ComfyPage
+    host: RunningHost
+    object_info: Mapping[str, Any]
+    steps: int | None = None
+    """Training steps, where not those of the example graph."""
+
+    def load(self, graph: dict[str, Any], name: str) -> bool:
+        """Load a graph and run it if it can run here; return whether it did."""
+        self.comfy.load(graph, name)
+        if not self.can_run(graph):
+            return False
+        for train in self.comfy.nodes("PerfusionTrainConcept") if self.steps else []:
+            self.comfy.set_value(train, "steps", self.steps)
+        self.comfy.run()
+        self.comfy.settle()
+        return True
+
+    def can_run(self, graph: dict[str, Any]) -> bool:
+        """False if a list in the graph names what is not there, such as a checkpoint."""
+        for node in to_api(graph, self.object_info).values():
+            given = self.object_info[node["class_type"]]["input"]
+            for name, spec in {**given.get("required", {}), **given.get("optional", {})}.items():
+                options = spec[0] if isinstance(spec[0], list) else _options(spec)
+                value = node["inputs"].get(name)
+                if options is not None and not isinstance(value, list) and value not in options:
+                    print(f"  not run: there is no {name} {value!r}", file=sys.stderr)
+                    return False
+        return True
+
+    def apart(self, *nodes: int) -> None:
+        """Move nodes, one below the other, to where there is nothing else."""
+        self.comfy.page.evaluate(
+            """(ids) => {
+              let y = -4000;
+              for (const id of ids) {
+                const node = app.graph.getNodeById(id);
+                node.pos = [0, y];
+                y += node.size[1] + 60;
+              }
+            }""",
+            list(nodes),
+        )
+
+    def cut(self, *nodes: int, ran: bool = False) -> Image.Image:
+        """What the page shows of nodes (none: all of them), without the menus."""
+        comfy = self.comfy
+        comfy.page.evaluate(
+            "() => { app.canvas.deselectAll(); app.extensionManager.focusMode = true; }"
+        )
+        comfy.page.locator(".side-tool-bar-container").first.wait_for(state="hidden")
+        comfy.show(*nodes)
+        comfy.page.mouse.move(5, 5)
+        if ran:
+            for node in nodes:
+                if comfy.plot(node).count():
+                    comfy.wait_plot(node)
+        comfy.settle()
+        box = comfy.box(*nodes)
+        clip = {
+            "x": box["x"] - MARGIN,
+            "y": box["y"] - MARGIN,
+            "width": box["width"] + 2 * MARGIN,
+            "height": box["height"] + 2 * MARGIN,
+        }
+        picture = Image.open(io.BytesIO(comfy.page.screenshot(clip=clip))).convert("RGB")
+        comfy.page.evaluate("() => { app.extensionManager.focusMode = false; }")
+        return picture
+
+
+def _options(spec: Sequence[Any]) -> list[Any] | None:
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+    return options.get("options") if spec[0] == "COMBO" else None
+
+
+@contextmanager
+def studio(concepts: Path | None, steps: int | None, scale: float) -> Iterator[Studio]:
+    """A server with the example graphs' concepts, and its page."""
+    program = find_browser()
+    if program is None:
+        sys.exit(f"no browser was found; {HOW_TO_GET_ONE}")
+    with tempfile.TemporaryDirectory(prefix="perfusion-pictures-") as name:
+        folder = Path(name)
+        with (
+            running_host(ready_host(), folder / "base") as host,
+            browser_context(program, folder / "profile", 1800, 1300, scale) as context,
+        ):
+            give_pictures(host)
+            if concepts:
+                (host.models / "perfusion").mkdir(exist_ok=True)
+                for file in concepts.glob("*.safetensors"):
+                    shutil.copy(file, host.models / "perfusion")
+            example_concepts(host, steps)
+            save_settings(context, host.url, SETTINGS)
+            comfy = ComfyPage(context.new_page(), host.url)
+            comfy.page.set_default_timeout(PATIENCE)
+            comfy.open()
+            yield Studio(comfy, host, host.client.object_info(), steps)
+
+
+def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
+    kinds = [kind for kind in studio.object_info if kind.startswith("Perfusion")]
+    todo = {kind for kind in kinds if not wanted or kind in wanted}
+    for name in _names():
+        graph = example_graph(name)
+        here = todo & {node["type"] for node in graph["nodes"]}
+        if here and studio.load(graph, name):
+            for kind in sorted(here):
+                node = studio.comfy.nodes(kind)[0]
+                studio.apart(node)
+                _write(studio.cut(node, ran=True), HELP / f"{kind}.png")
+            todo -= here
+    for kind in sorted(todo):
+        _write(studio.cut(studio.comfy.add(kind)), HELP / f"{kind}.png")
+
+
+def picture_graphs(studio: Studio, wanted: Sequence[str]) -> None:
+    for name in wanted or _names():
+        made = _made(studio) if studio.load(example_graph(name), name) else []
+        picture = _sheet(made) if made else studio.cut()
+        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+        _write(picture, UI_GRAPHS / f"{name}.jpg", quality=90)
+
+
+def picture_graph(studio: Studio, file: Path, target: Path) -> None:
+    studio.load(json.loads(file.read_text(encoding="utf-8")), file.stem)
+    _write(studio.cut(), target)
+
+
+def picture_sliders(studio: Studio) -> None:
+    comfy = studio.comfy
+    studio.load(example_graph("tune_bias"), "tune_bias")
+    tune, save = comfy.node("PerfusionTune"), comfy.node("SaveImage")
+    # The two things to look at, one above the other and away from the rest.
+    comfy.page.evaluate(
+        """([tune, save]) => {
+          const [width] = app.graph.getNodeById(tune).size;
+          app.graph.getNodeById(save).setSize([width, width + 40]);
+        }""",
+        [tune, save],
+    )
+    studio.apart(tune, save)
+    comfy.show(tune, save)
+    comfy.wait_plot(tune)
+    comfy.run_on_change()
+    shots = []
+    for bias in BIASES:
+        comfy.show(tune, save)
+        with comfy.one_run():
+            comfy.drag_slider(tune, "bias", bias)
+        comfy.wait_picture(save)
+        shots.append(studio.cut(tune, save, ran=True))
+    strip = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
+    for number, shot in enumerate(shots):
+        strip.paste(shot, (sum(one.width for one in shots[:number]), 0))
+    _write(strip, UI_GRAPHS / "sliders.png")
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in UI_GRAPHS.glob("*.json"))
+
+
+def _made(studio: Studio) -> list[Image.Image]:
+    """The pictures that the last run made."""
+    outputs = studio.host.client.history(studio.comfy.runs()[-1]["id"])["outputs"]
+    files = [image for output in outputs.values() for image in output.get("images", [])]
+    return [Image.open(io.BytesIO(studio.host.client.view(file))).convert("RGB") for file in files]
+
+
+def _sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Up to four pictures of one size in a square, large enough for the template browser."""
+    alike = [one for one in pictures if one.size == pictures[-1].size][:4]
+    columns = 1 if len(alike) < 4 else 2
+    width, height = alike[0].size
+    sheet = Image.new("RGB", (columns * width, columns * height))
+    for number, picture in enumerate(alike[: columns * columns]):
+        sheet.paste(picture, (number % columns * width, number // columns * height))
+    factor = max(1, THUMBNAIL // max(sheet.size))
+    return sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.BICUBIC)
+
+
+def _write(picture: Image.Image, target: Path, **options: Any) -> None:
+    if target.suffix == ".png":
+        # A page has few colours; its pictures are a third as large with a palette.
+        picture = picture.quantize(256, dither=Image.Dither.NONE)
+        options = {"optimize": True}
+    picture.save(target, **options)
+    print(f"wrote {target} ({picture.width} x {picture.height})")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--concepts", type=Path, help="a folder of trained concept files")
+    parser.add_argument("--steps", type=int, help="training steps, for a first look")
+    parser.add_argument("--scale", type=float, default=1.5, help="pixels of a picture per page's")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("nodes").add_argument("ids", nargs="*")
+    commands.add_parser("graphs").add_argument("names", nargs="*")
+    commands.add_parser("sliders")
+    one = commands.add_parser("graph")
+    one.add_argument("file", type=Path)
+    one.add_argument("picture", type=Path)
+    options = parser.parse_args(arguments)
+    with studio(options.concepts, options.steps, options.scale) as made:
+        if options.command == "nodes":
+            picture_nodes(made, options.ids)
+        elif options.command == "graphs":
+            picture_graphs(made, options.names)
+        elif options.command == "sliders":
+            picture_sliders(made)
+        else:
+            picture_graph(made, options.file, options.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The servers behind the pages: which frontend they serve, and the concepts that they have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tools.browser import NEWER_FRONTEND, frontend_folder
+from tools.locate import ROOT, Host, home
+from tools.server import RunningHost, running_host
+from tools.steps import Steps
+from tools.workflows import UI_GRAPHS, load_api
+
+PICTURES = ROOT / "demo" / "concepts"
+# Concepts that the example graphs name, and what they are.
+CONCEPTS = {"berry": "teddy", "royal": "teapot"}
+
+
+class Frontend(Enum):
+    PINNED = "pinned"
+    NEWER = NEWER_FRONTEND
+    NODES2 = f"{NEWER_FRONTEND} nodes 2.0"
+
+
+def _on(*frontends: Frontend) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("frontend", frontends, indirect=True, ids=lambda one: one.value)
+
+
+on_every_frontend = _on(*Frontend)
+on_both_designs = _on(Frontend.PINNED, Frontend.NODES2)
+
+
+class _Folders(Protocol):
+    def mktemp(self, basename: str) -> Path: ...
+
+
+class Servers:
+    """Servers by the frontend that they serve, started when first asked for."""
+
+    def __init__(self, host: Host, folders: _Folders, stack: ExitStack) -> None:
+        self._host, self._folders, self._stack = host, folders, stack
+        self._running: dict[bool, RunningHost] = {}
+
+    def of(self, frontend: Frontend) -> RunningHost:
+        newer = frontend is not Frontend.PINNED
+        if newer not in self._running:
+            root = frontend_folder(Steps(home()))
+            args = ["--front-end-root", str(root)] if newer else []
+            context = running_host(self._host, self._folders.mktemp("base"), extra_args=args)
+            self._running[newer] = self._stack.enter_context(context)
+        return self._running[newer]
+
+
+def example_graph(name: str) -> dict[str, Any]:
+    """One of the graphs of the template browser, in the UI's format."""
+    graph: dict[str, Any] = json.loads((UI_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+    return graph
+
+
+def give_pictures(host: RunningHost) -> None:
+    """Put what the example graphs load into a server's input folder."""
+    for picture in PICTURES.glob("*/*.png"):
+        shutil.copy(picture, host.input)
+
+
+def example_concepts(host: RunningHost, steps: int | None = 2) -> RunningHost:
+    """Train those concepts of the example graphs that a server does not have.
+
+    The few steps are for tests: what a concept shows does not matter there, that it is a file as
+    training makes them does. None: as the example graph for training says.
+    """
+    give_pictures(host)
+    for name, word in CONCEPTS.items():
+        if not (host.models / "perfusion" / f"{name}.safetensors").is_file():
+            host.client.run(_training(name, word, steps), timeout=3600)
+    return host
+
+
+def _training(name: str, word: str, steps: int | None) -> dict[str, dict[str, Any]]:
+    graph = load_api("train_concept")
+    pictures = sorted((PICTURES / name).glob("*.png"))
+    loaders = [node for node in graph.values() if node["class_type"] == "LoadImage"]
+    for loader, picture in zip(loaders, pictures, strict=True):
+        loader["inputs"]["image"] = picture.name
+    for node in graph.values():
+        if node["class_type"] == "PerfusionTrainConcept":
+            node["inputs"].update(placeholder=f"{word}*", superclass=word)
+            if steps is not None:
+                node["inputs"].update(steps=steps, batch_size=1)
+        if node["class_type"] == "PerfusionSaveConcept":
+            node["inputs"]["name"] = name
+    return graph

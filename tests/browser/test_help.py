@@ -1,0 +1,33 @@
+"""Each node's help page opens from the node, with its picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tools.locate import ROOT
+from tools.server import RunningHost
+
+if TYPE_CHECKING:
+    from comfy_page import ComfyPage
+
+
+def test_every_node_has_its_help_page_with_a_picture(comfy: ComfyPage, host: RunningHost) -> None:
+    kinds = [kind for kind in host.client.object_info() if kind.startswith("Perfusion")]
+    assert len(kinds) >= 12
+    help_page = comfy.page.locator(".node-help-content .markdown-content")
+    for kind in kinds:
+        node = comfy.add(kind)
+        comfy.show(node)
+        title = comfy.box(node)
+        comfy.page.mouse.click(title["x"] + title["width"] / 2, title["y"] + 12)
+        comfy.page.get_by_test_id("info-button").click()
+        written = (ROOT / "js" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
+        heading = written.splitlines()[0].removeprefix("# ")
+        help_page.get_by_role("heading", name=heading, exact=True, level=1).wait_for()
+        pictures = help_page.locator("img")
+        assert pictures.count(), f"the help page of {kind} has no picture"
+        for picture in pictures.all():
+            width = picture.evaluate(
+                "async (img) => { await img.decode(); return img.naturalWidth; }"
+            )
+            assert width > 100

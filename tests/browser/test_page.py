@@ -1,0 +1,121 @@
+"""The pack in ComfyUI's page: found, opened from the templates, run, kept over a reload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from serving import example_graph, on_every_frontend
+
+from tools.workflows import UI_GRAPHS
+
+if TYPE_CHECKING:
+    from comfy_page import ComfyPage
+
+NAMES = sorted(path.stem for path in UI_GRAPHS.glob("*.json"))
+
+
+@on_every_frontend
+def test_a_node_is_found_in_the_search_and_added_with_the_keyboard(comfy: ComfyPage) -> None:
+    comfy.load({"nodes": [], "links": [], "version": 0.4})
+    comfy.page.mouse.dblclick(700, 500)
+    search = comfy.page.locator(".comfy-vue-node-search-container")
+    search.locator("input").fill("perfusion concept l")
+    search.get_by_role("option", name="Perfusion Concept Loader").first.wait_for()
+    comfy.page.keyboard.press("Enter")
+    comfy.page.wait_for_function("() => app.graph.nodes.length === 1")
+    loader = comfy.node("PerfusionConceptLoader")
+    # The recommended settings of the file that is chosen by default are filled in.
+    card = comfy.page.locator('[data-perfusion="card"]')
+    card.and_(comfy.page.locator('[data-file="berry.safetensors"]')).wait_for()
+    assert comfy.value(loader, "file") == "berry.safetensors"
+
+
+@on_every_frontend
+def test_the_example_graphs_open_from_the_template_browser(comfy: ComfyPage) -> None:
+    for name in NAMES:
+        comfy.page.locator(".templates-tab-button").click()
+        dialog = comfy.page.get_by_role("dialog")
+        dialog.locator("nav").get_by_text("comfyui-perfusion", exact=True).click()
+        # Without its picture it would be a 404, and so a problem of the page.
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.locator('img[src^="blob:"]').wait_for()
+        card.click()
+        dialog.wait_for(state="detached")
+        wanted = sorted(node["type"] for node in example_graph(name)["nodes"])
+        comfy.page.wait_for_function(
+            "(wanted) => JSON.stringify(app.graph.nodes.map((n) => n.type).sort()) === wanted",
+            arg=_json(wanted),
+        )
+        # A node that the page does not know would be drawn in red.
+        assert comfy.page.evaluate("() => app.graph.nodes.filter((n) => n.has_errors).length") == 0
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, separators=(",", ":"))
+
+
+@on_every_frontend
+def test_the_quick_start_runs_and_shows_its_picture(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("use_concept"))
+    comfy.set_value(comfy.node("KSampler"), "steps", 2)
+    comfy.run()
+    save = comfy.node("SaveImage")
+    comfy.show(save)
+    assert comfy.wait_picture(save) == (128, 128)
+
+
+@on_every_frontend
+def test_the_graph_is_there_again_after_a_reload(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("tune_bias"))
+    tune = comfy.node("PerfusionTune")
+    comfy.show(tune)
+    comfy.drag_slider(tune, "bias", 1.2)
+    value = comfy.value(tune, "bias")
+    assert value == pytest.approx(1.2, abs=0.1)
+    before = comfy.graph()
+    comfy.reload()
+    comfy.page.wait_for_function("() => app.graph.nodes.some((n) => n.type === 'PerfusionTune')")
+    after = comfy.graph()
+    assert _kept(after) == _kept(before)
+    assert comfy.value(comfy.node("PerfusionTune"), "bias") == value
+
+
+def _kept(graph: dict[str, Any]) -> Any:
+    """What a user has set: nodes with their values and titles, connections."""
+    nodes = {
+        node["id"]: (node["type"], node.get("title"), node.get("widgets_values"))
+        for node in graph["nodes"]
+    }
+    return nodes, sorted(map(str, graph["links"]))
+
+
+def test_the_plots_follow_the_theme(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("tune_bias"))
+    comfy.set_value(comfy.node("KSampler"), "steps", 1)
+    comfy.run()
+    tune = comfy.node("PerfusionTune")
+    comfy.show(tune)
+    comfy.wait_plot(tune)
+    contrasts = []
+    for _ in ("dark", "light"):
+        before = comfy.plot_picture(tune)
+        contrasts.append(comfy.plot(tune).evaluate(_CONTRAST))
+        comfy.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleTheme')")
+        comfy.wait_other_plot(tune, before)
+    # Of text on its ground, as the Web Content Accessibility Guidelines ask.
+    assert all(contrast >= 4.5 for contrast in contrasts), contrasts
+
+
+_CONTRAST = """(element) => {
+  const light = (colour) => {
+    const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((n) => n / 255);
+    const [r, g, b] = parts.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const style = getComputedStyle(element);
+  const [low, high] = [light(style.color), light(style.backgroundColor)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}"""

@@ -1,0 +1,97 @@
+"""The sliders: they redraw the plot at once, and what they run is no more than what they change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from serving import example_graph, on_both_designs, on_every_frontend
+
+if TYPE_CHECKING:
+    from comfy_page import ComfyPage
+
+SLIDERS = {"bias": 0.2, "temperature": 0.5, "strength": 1.6}
+
+
+@pytest.fixture
+def tuned(comfy: ComfyPage) -> ComfyPage:
+    """The page with the graph that tunes one concept, run once with one step."""
+    comfy.load(example_graph("tune_bias"))
+    comfy.set_value(comfy.node("KSampler"), "steps", 1)
+    comfy.run()
+    return comfy
+
+
+@on_every_frontend
+@pytest.mark.parametrize("kind", ["PerfusionConceptLoader", "PerfusionTune"])
+def test_each_slider_redraws_the_plot_with_nothing_queued(tuned: ComfyPage, kind: str) -> None:
+    node = tuned.node(kind)
+    tuned.show(node)
+    tuned.wait_plot(node)
+    queued, asked = len(tuned.queued), len(tuned.asked)
+    for name, to in SLIDERS.items():
+        before = tuned.plot_picture(node)
+        tuned.drag_slider(node, name, to)
+        assert tuned.value(node, name) == pytest.approx(to, abs=0.1)
+        tuned.wait_other_plot(node, before)
+    assert len(tuned.queued) == queued
+    # The curve is the browser's: the server was asked nothing.
+    assert tuned.asked[asked:] == []
+
+
+def test_before_the_first_run_the_plot_says_what_to_do(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("tune_bias"))
+    # It may have run another graph with this text encoder: then the plot says whose words it shows.
+    tune = comfy.node("PerfusionTune")
+    comfy.show(tune)
+    comfy.plot(tune).and_(comfy.page.locator("[data-status]")).wait_for()
+    assert comfy.plot(tune).locator(".perfusion-readout").inner_text()
+
+
+@on_every_frontend
+def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None:
+    first, tune = tuned.node("PerfusionConceptLoader"), tuned.node("PerfusionTune")
+    second = tuned.page.evaluate(
+        """(first) => {
+          const old = app.graph.getNodeById(first);
+          const node = LiteGraph.createNode("PerfusionConceptLoader");
+          node.pos = [old.pos[0] + 100, old.pos[1] - 900];
+          app.graph.add(node);
+          node.widgets.find((w) => w.name === "file").value = "royal.safetensors";
+          return node.id;
+        }""",
+        first,
+    )
+    encoders = tuned.nodes("CLIPTextEncode")
+    tuned.show(first, second, tune, *encoders)
+    tuned.connect(first, 0, second, 0)
+    tuned.connect(first, 1, second, 1)
+    tuned.connect(second, 0, tune, 0)
+    for encoder in encoders:
+        tuned.connect(second, 1, encoder, 0)
+    tuned.run()
+    tuned.show(tune)
+    tuned.plot(tune).and_(tuned.page.locator('[data-concepts="2"][data-status="ok"]')).wait_for()
+    assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*", "teapot*"]
+
+
+@on_both_designs
+def test_with_run_on_change_the_picture_follows_and_the_sampler_alone_runs(
+    tuned: ComfyPage,
+) -> None:
+    tune, save = tuned.node("PerfusionTune"), tuned.node("SaveImage")
+    encoders = {str(node) for node in tuned.nodes("CLIPTextEncode")}
+    tuned.show(tune)
+    tuned.run_on_change()
+    queued = len(tuned.queued)
+    with tuned.one_run() as run:
+        tuned.drag_slider(tune, "bias", 0.1, steps=30)
+    # Thirty moves of the mouse, one run: of the value at which it was let go.
+    sent = tuned.queued[queued:]
+    assert len(sent) == 1
+    assert sent[0]["prompt"][str(tune)]["inputs"]["bias"] == tuned.value(tune, "bias")
+    assert encoders <= set(run["cached"])
+    kinds = {tuned.kind(int(node)) for node in run["ran"]}
+    assert kinds == {"PerfusionTune", "KSampler", "VAEDecode", "SaveImage"}
+    tuned.show(save)
+    assert tuned.wait_picture(save) == (128, 128)
