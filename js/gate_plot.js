@@ -33,6 +33,8 @@ class GatePlot {
     this.concepts = [];
     /** @type {import("./lib/server.js").Similarities | null} the last that came */
     this.answer = null;
+    /** The question that it answers. */
+    this.answered = "";
     /** @type {import("./lib/chart.js").Chart | null} */
     this.chart = null;
     this.series = [];
@@ -137,9 +139,15 @@ class GatePlot {
       const broken = cards.find((card) => card.error);
       if (broken) throw new Error(`${broken.file}: ${broken.error}`);
       const found = await server.similarities(question);
-      if (found.status === "ok") this.show(found, "");
-      // What is known of another prompt is not shown for this one.
-      else this.show(this.answer?.text === question.text ? this.answer : null, found.reason, found.status);
+      const key = JSON.stringify(question);
+      // What is known of another prompt, or of other concepts, is not shown for these.
+      const known = this.answered === key ? this.answer : null;
+      if (found.status === "ok") {
+        this.answered = key;
+        this.show(found, "");
+      } else {
+        this.show(known, found.reason, found.status);
+      }
     } catch (error) {
       this.show(null, error.message, "error");
     }
