@@ -144,8 +144,12 @@ class GatedEdit:
 
     def gates(self, context: Tensor) -> Tensor:
         """g [..., T, J] of a context [..., T, d], between 0 and 1, without the strength."""
-        own = self._on(context)
-        return torch.sigmoid((self.similarity(context) - own.biases) / own.temperatures)
+        return self.gates_at(self.similarity(context))
+
+    def gates_at(self, similarity: Tensor) -> Tensor:
+        """g [..., T, J] at similarities s [..., T, J]."""
+        own = self._on(similarity)
+        return torch.sigmoid((similarity - own.biases) / own.temperatures)
 
     def prepare(self, context: Tensor, prompts: Iterable[LockedPrompt] = ()) -> PreparedContext:
         """e', the keys' context and the concepts' weights for a context [..., T, d], in its dtype.
@@ -169,8 +173,7 @@ class GatedEdit:
             own = self._on(context)
             fine = _fine(context)
             projected = fine @ own.whitened.T
-            openings = (projected / own.norms - own.biases) / own.temperatures
-            weights = own.strengths * torch.sigmoid(openings)
+            weights = own.strengths * self.gates_at(projected / own.norms)
             # e - I c + sum g_j p_j in one product: it is done in every pass, on few numbers.
             moves = torch.cat([projected, weights], dim=-1).flatten(end_dim=-2)
             edited = torch.addmm(fine.flatten(end_dim=-2), moves, own.moves)

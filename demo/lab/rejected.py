@@ -81,8 +81,8 @@ class SwappedEdit:
 class UngatedEdit(GatedEdit):
     """h = W e⊥ + Σ s_j o_j: the similarity itself in the gate's place."""
 
-    def gates(self, context: Tensor) -> Tensor:
-        return self.similarity(context)
+    def gates_at(self, similarity: Tensor) -> Tensor:
+        return similarity
 
 
 class SwappedBackbone:

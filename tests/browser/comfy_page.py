@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,22 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    TimeoutError,
 )
 
 # No test waits that long for what works: a slow machine may.
 PATIENCE = 60_000  # milliseconds
 
-EMPTY: dict[str, Any] = {"nodes": [], "links": [], "version": 0.4}
+EMPTY: dict[str, Any] = {
+    "last_node_id": 0,
+    "last_link_id": 0,
+    "nodes": [],
+    "links": [],
+    "groups": [],
+    "config": {},
+    "extra": {},
+    "version": 0.4,
+}
 
 # Settings that tests change; every page begins with these.
 SETTINGS: dict[str, Any] = {
@@ -36,7 +46,6 @@ SETTINGS: dict[str, Any] = {
     "Comfy.ColorPalette": "dark",
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Minimap.Visible": False,  # it lies over the canvas
-    "Comfy.Pointer.DoubleClickTime": 1000,  # milliseconds; on a busy machine two clicks lie apart
 }
 
 # What the frontend itself asks for and does without when it is not there: files of a user that has
@@ -175,6 +184,8 @@ class ComfyPage:
 
     def wait_ready(self) -> None:
         self.page.wait_for_function(_READY)
+        # It fades out, and takes the first clicks.
+        self.page.locator(".p-blockui-mask").wait_for(state="hidden")
         self.page.evaluate(_RECORD)
 
     def settle(self) -> None:
@@ -197,9 +208,23 @@ class ComfyPage:
         )
         self.settle()
 
+    def clear(self) -> None:
+        self.load(EMPTY)
+
+    def search(self) -> Locator:
+        """Open the search for nodes with a double click on the empty canvas."""
+        found = self.page.locator(".comfy-vue-node-search-container")
+        for _ in range(10):
+            self.page.mouse.dblclick(700, 500)
+            # On a busy machine the two clicks may lie too far apart for the canvas.
+            with suppress(TimeoutError):
+                found.wait_for(timeout=2000)
+                break
+        return found
+
     def add(self, kind: str) -> int:
         """Add a node to an empty graph, where how a user does it is not the point."""
-        self.load(EMPTY, kind)
+        self.clear()
         node: int = self.page.evaluate(
             "(kind) => { const n = LiteGraph.createNode(kind); app.graph.add(n); return n.id; }",
             kind,

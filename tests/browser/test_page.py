@@ -17,9 +17,8 @@ NAMES = sorted(path.stem for path in UI_GRAPHS.glob("*.json"))
 
 @on_every_frontend
 def test_a_node_is_found_in_the_search_and_added_with_the_keyboard(comfy: ComfyPage) -> None:
-    comfy.load({"nodes": [], "links": [], "version": 0.4})
-    comfy.page.mouse.dblclick(700, 500)
-    search = comfy.page.locator(".comfy-vue-node-search-container")
+    comfy.clear()
+    search = comfy.search()
     search.locator("input").fill("perfusion concept l")
     search.get_by_role("option", name="Perfusion Concept Loader").first.wait_for()
     comfy.page.keyboard.press("Enter")
