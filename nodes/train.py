@@ -193,8 +193,8 @@ class PerfusionTrainConcept(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="What each picture shows, one line for each, with {} or the "
-                    "placeholder where the thing stands: a photo of {} on a table. What a caption "
+                    tooltip="What each picture shows, one line for each, with the "
+                    "placeholder where the thing stands: a photo of teddy* on a table. What a caption "
                     "names is not learned as part of the concept. Empty: built-in short captions.",
                 ),
                 io.Combo.Input(
@@ -252,7 +252,7 @@ class PerfusionTrainConcept(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Prompts of validation pictures, one a line, with {} or the "
+                    tooltip="Prompts of validation pictures, one a line, with the "
                     "placeholder where the thing stands. The first is the preview. Empty: "
                     "built-in ones, in places that training pictures rarely have.",
                 ),

@@ -67,6 +67,9 @@ def give_pictures(host: RunningHost) -> None:
     """Put what the example graphs load into a server's input folder."""
     for picture in PICTURES.glob("*/*.png"):
         shutil.copy(picture, host.input)
+    # The graphs for real models name pictures of the user's own.
+    for picture in PICTURES.glob("berry/berry_*.png"):
+        shutil.copy(picture, host.input / picture.name.replace("berry", "my_teddy"))
 
 
 def example_concepts(host: RunningHost, steps: int | None = 2) -> RunningHost:

@@ -38,6 +38,7 @@ def test_the_example_graphs_open_from_the_template_browser(comfy: ComfyPage) -> 
         dialog.locator("nav").get_by_text("comfyui-perfusion", exact=True).click()
         # Without its picture it would be a 404, and so a problem of the page.
         card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()  # pictures below the edge are not loaded
         card.locator('img[src^="blob:"]').wait_for()
         card.click()
         dialog.wait_for(state="detached")
