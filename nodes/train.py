@@ -194,8 +194,9 @@ class PerfusionTrainConcept(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     tooltip="What each picture shows, one line for each, with the "
-                    "placeholder where the thing stands: a photo of teddy* on a table. What a caption "
-                    "names is not learned as part of the concept. Empty: built-in short captions.",
+                    "placeholder where the thing stands: a photo of teddy* on a table. What a "
+                    "caption names is not learned as part of the concept. Empty: built-in short "
+                    "captions.",
                 ),
                 io.Combo.Input(
                     "on_cancel",
