@@ -15,6 +15,7 @@ from ..perfusion_core.bridge import (
     concept_names,
     concept_path,
     file_fingerprint,
+    folder_fingerprint,
     remember_encoder,
 )
 from ..perfusion_core.concept import ConceptError
@@ -81,7 +82,9 @@ class PerfusionConceptLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        if file is None:  # another node gives it when it runs
+            return True
         try:
             concept_path(file)
         except ConceptError as error:
@@ -89,8 +92,8 @@ class PerfusionConceptLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: Any) -> str:
-        return file_fingerprint(file)
+    def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
+        return folder_fingerprint() if file is None else file_fingerprint(file)
 
     @classmethod
     def execute(

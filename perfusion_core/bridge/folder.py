@@ -59,6 +59,14 @@ def file_fingerprint(name: str) -> str:
         return ""
 
 
+def folder_fingerprint() -> str:
+    """Changes when any concept file changes: for a name that is not known yet."""
+    digest = hashlib.sha256()
+    for name in concept_names():
+        digest.update(f"{name} {file_fingerprint(name)}\n".encode())
+    return digest.hexdigest()
+
+
 def save_path(name: str, overwrite: bool) -> Path:
     """Where to save a concept under a name that a user typed, subfolders allowed.
 

@@ -211,6 +211,20 @@ def test_a_file_that_is_not_there_is_refused_before_the_run(
     assert nodes["PerfusionConceptLoader"].validate_inputs("teddy.safetensors") is True
 
 
+def test_a_file_whose_name_another_node_gives_is_not_refused_and_is_read_again_when_changed(
+    nodes: dict[str, Node], concept: Any, folder: Path
+) -> None:
+    loader = nodes["PerfusionConceptLoader"]
+    save(nodes, concept, "teddy")
+    # What the host gives for an input that is connected, while it checks and compares graphs.
+    assert loader.validate_inputs(file=None) is True
+    before = loader.fingerprint_inputs(file=None, bias=0.6)
+    assert loader.fingerprint_inputs(file=None, bias=0.1) == before
+    path = folder / "teddy.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert loader.fingerprint_inputs(file=None, bias=0.6) != before
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
