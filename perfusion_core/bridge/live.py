@@ -86,8 +86,8 @@ def write_back(
         widgets: the node's widgets in order.
         values: by name of the widget.
     """
-    if prompt is not None:
-        node = prompt[node_id]
+    node = (prompt or {}).get(node_id)
+    if node is not None:  # it is not there when the node is what another one unfolds into
         node["inputs"].update(values)
         # What the host thinks of the values as they were (fingerprint_inputs), and would go by.
         node.pop("is_changed", None)

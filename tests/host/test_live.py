@@ -120,3 +120,10 @@ def test_what_was_used_is_written_into_the_drawn_graph(pack: ModuleType) -> None
     assert nodes[0]["widgets_values"] == [0.4, 0.15, "9.0: 0.6, 0.15, 1.0"]
     assert nodes[1]["widgets_values"] == [1]
     bridge.write_back(None, None, "5", ["bias"], {"bias": 1.0})  # as without a page
+
+
+def test_a_node_that_another_one_unfolds_into_is_in_no_graph_to_write_to(pack: ModuleType) -> None:
+    bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+    prompt = {"5": {"inputs": {"bias": 0.6}}}
+    bridge.write_back(prompt, {"workflow": {}}, "5.0.0.1", ["bias"], {"bias": 1.0})
+    assert prompt == {"5": {"inputs": {"bias": 0.6}}}
