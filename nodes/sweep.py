@@ -118,17 +118,19 @@ class PerfusionSweep(io.ComfyNode):
         # Refused before anything takes long: a temperature of 0, a concept that is not there.
         tuned = [_tuned(model, concept, bias, softness) for softness in rows for bias in columns]
         start = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
-        noise = comfy.sample.prepare_noise(start, seed)
+        # As KSampler: the noise of that place in a batch, and what of the picture is to change.
+        numbered, mask = latent_image.get("batch_index"), latent_image.get("noise_mask")
+        noise = comfy.sample.prepare_noise(start, seed, numbered[:1] if numbered else None)
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         bar = ProgressBar(len(tuned) * steps)
-        pictures = []
+        sampled = []
         for number, one in enumerate(tuned):
 
             def on_step(step: int, x0: Any, _x: Any, _n: int, before: int = number * steps) -> None:
                 shown = previewer.decode_latent_to_preview_image("JPEG", x0) if previewer else None
                 bar.update_absolute(before + step + 1, len(tuned) * steps, shown)
 
-            samples = comfy.sample.sample(
+            latents = comfy.sample.sample(
                 one,
                 noise,
                 steps,
@@ -138,12 +140,15 @@ class PerfusionSweep(io.ComfyNode):
                 positive,
                 negative,
                 start,
+                noise_mask=None if mask is None else mask[:1],
                 callback=on_step,
                 disable_pbar=True,
                 seed=seed,
             )
-            pictures.append(vae.decode(samples)[:1, ..., :3])
-        cells = torch.cat(pictures)
+            sampled.append(latents)
+        # After the last one: where both do not fit, the autoencoder would push the model off the
+        # device for every picture.
+        cells = torch.cat([vae.decode(latents)[:1, ..., :3] for latents in sampled])
         grid = labelled_grid(
             cells,
             [f"bias {bias:g}" for bias in columns],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -139,6 +140,49 @@ def test_a_cell_of_the_sweep_is_the_picture_of_its_settings(
     assert not torch.equal(cells[0], cells[1])
     assert not torch.equal(cells[0], cells[2])
     assert patched_modules(model) == []
+
+
+def test_a_picture_of_the_sweep_is_ksamplers_also_of_a_masked_one_of_a_batch(
+    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any]
+) -> None:
+    knowing = bridge.add_concepts(clip, [e.concept for e in entries])
+    left = torch.zeros(1, 1, 8, 8)
+    left[..., :4] = 1
+    latent = {
+        "samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)),
+        "noise_mask": left,
+        "batch_index": [3],
+    }
+    given = {"biases": "0.9", "temperatures": "0.3", "latent_image": latent}
+    swept = sweep(nodes, bridge, model, clip, entries, **given).args[1]
+    tuned = bridge.tune(
+        bridge.apply_stack(model, entries), "", lambda s: replace(s, bias=0.9, temperature=0.3)
+    )
+    with torch.inference_mode():
+        positive, negative = (
+            host_nodes.CLIPTextEncode().encode(knowing, t)[0] for t in ("a teddy*", "")
+        )
+        alone = host_nodes.KSampler().sample(
+            tuned, 5, 2, 4.0, "euler", "normal", positive, negative, latent
+        )[0]["samples"]
+    assert torch.equal(swept, Decoder().decode(alone))
+
+
+def test_the_sweep_decodes_when_all_is_sampled(
+    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """So that a model and an autoencoder that do not fit side by side change places once."""
+    order: list[str] = []
+
+    class Watched(Decoder):
+        def decode(self, samples: torch.Tensor) -> torch.Tensor:
+            order.append("decode")
+            return super().decode(samples)
+
+    monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", lambda *_, **__: order.append("step"))
+    sweep(nodes, bridge, model, clip, entries, vae=Watched())
+    assert order == ["step"] * 8 + ["decode"] * 4
 
 
 @pytest.mark.parametrize(
