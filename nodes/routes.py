@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -46,6 +47,8 @@ from ..perfusion_core.concept import ConceptError
 from ..perfusion_core.families import FAMILIES
 from ..perfusion_core.moves import checked_sliders
 from ..perfusion_core.origin import is_foreign
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 << 10
 
@@ -84,6 +87,9 @@ def _guarded(handler: Handler) -> Handler:
             return _error(refused.status, str(refused))
         except ConceptError as error:
             return _error(404, str(error))
+        except Exception as error:  # such as a device that is out of memory
+            logger.exception("Perfusion: the request %s failed", request.path)
+            return _error(500, f"{type(error).__name__}: {error}")
 
     return guarded
 

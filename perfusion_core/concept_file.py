@@ -73,7 +73,6 @@ class ConceptCard:
     author: str
     licence: str
     hash: str
-    training: Mapping[str, Any]
     size: int
     has_preview: bool
 
@@ -93,7 +92,6 @@ def read_card(path: Path) -> ConceptCard:
             author=_entry(header, "author"),
             licence=_entry(header, "licence"),
             hash=_entry(header, "hash"),
-            training=_training(header),
             size=path.stat().st_size,
             has_preview="preview" in header,
         )

@@ -80,18 +80,27 @@ def concept_card(name: str) -> Listed:
     """
     path = concept_path(name)
     try:
-        return Listed(name, _card_of(path), "")
-    except (ConceptError, OSError) as error:
-        # The page knows the file by its name; where the folders lie is not its business.
-        return Listed(name, None, str(error).removeprefix(f"{path}: "))
+        return Listed(name, _read(name, path, _card_of), "")
+    except ConceptError as error:
+        return Listed(name, None, str(error).removeprefix(f"{name}: "))
 
 
 def concept_of(name: str) -> Concept:
     """The concept in the file of that name. Raises ConceptError, which names it so."""
-    path = concept_path(name)
+    return _read(name, concept_path(name), _concept_of)
+
+
+def _read(name: str, path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` gives for the concept file of that name.
+
+    Raises ConceptError that calls the file by its name: where the folders lie is not the page's
+    business.
+    """
     try:
-        return _concept_of(path)
-    except (ConceptError, OSError) as error:
+        return read(path)
+    except OSError as error:
+        raise ConceptError(f"{name}: the file cannot be read: {error.strerror}") from error
+    except ConceptError as error:
         raise ConceptError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
@@ -100,8 +109,7 @@ def concept_preview(name: str) -> tuple[bytes, str]:
 
     Raises ConceptError when there is no such file, or it has no picture that can be shown.
     """
-    path = concept_path(name)
-    picture = read_preview(path)
+    picture = _read(name, concept_path(name), read_preview)
     if picture is None:
         raise ConceptError(f'the concept file "{name}" has no preview')
     if len(picture) > MAX_PREVIEW:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from page import PROMPT, ask, train, tuned
 from tiny_models import tiny_clip
 
-from tools.client import ComfyClient
+from perfusion_core.concept_file import load_concept, save_concept
+from tools.client import ComfyClient, GraphInterrupted
 from tools.server import RunningHost
 
 
@@ -53,9 +59,37 @@ def test_the_list_names_a_broken_file_and_goes_on(
     assert "not a whole safetensors file" in told
     assert str(host.base) not in told
     assert "error" not in by_file[file]
+    status, answer = ask(client, "/perfusion/preview", {"file": "routes/broken.safetensors"})
+    assert status == 404
+    assert answer["error"] == f"routes/broken.safetensors: {told}"
     _, answer = similarities(client, "routes/broken.safetensors")
     assert answer["status"] == "mismatch"
     assert answer["reason"].startswith("routes/broken.safetensors: ")
+
+
+def test_notes_of_a_training_that_are_no_json_for_a_page_do_not_break_the_list(
+    host: RunningHost, client: ComfyClient, file: str
+) -> None:
+    folder = host.base / "models" / "perfusion"
+    concept = load_concept(folder / file)
+    save_concept(replace(concept, training={"loss": math.nan}), folder / "routes" / "nan.safetensors")
+    _, found = ask(client, "/perfusion/concepts")
+    assert json.dumps(found, allow_nan=False)
+    assert "routes/nan.safetensors" in [card["file"] for card in found["concepts"]]
+
+
+def test_what_nobody_thought_of_is_json_with_a_reason_too(pack: ModuleType) -> None:
+    routes = importlib.import_module(f"{pack.__name__}.nodes.routes")
+
+    async def fails(_: Any) -> Any:
+        raise RuntimeError("out of memory, and more")
+
+    async def asked() -> Any:
+        return await routes._guarded(fails)(make_mocked_request("GET", "/"))
+
+    answer = asyncio.run(asked())
+    assert answer.status == 500
+    assert json.loads(answer.text) == {"error": "RuntimeError: out of memory, and more"}
 
 
 def test_a_card_follows_its_file(client: ComfyClient, file: str) -> None:
@@ -144,7 +178,7 @@ def test_while_a_graph_runs_only_what_is_known_is_answered(client: ComfyClient, 
             client.interrupt()
 
     graph = tuned(file, steps=1000, bias=0.31)
-    with pytest.raises(Exception, match=".*"):
+    with pytest.raises(GraphInterrupted):
         client.run(graph, on_event=on_event)
     assert answers == ["busy", "ok"]
     assert similarities(client, file, text="a teddy* never asked for")[1]["status"] == "ok"

@@ -265,7 +265,7 @@ def test_the_card_says_what_the_concept_says_and_needs_no_tensors(
     concept, card = make_concept(), read_card(saved)
     for name in (
         "name", "placeholder", "superclass", "family", "width", "bias", "temperature", "author",
-        "licence", "hash", "training",
+        "licence", "hash",
     ):  # fmt: skip
         assert getattr(card, name) == getattr(concept, name), name
     assert card.size == saved.stat().st_size
