@@ -182,7 +182,9 @@ def test_the_sweep_decodes_when_all_is_sampled(
 
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", lambda *_, **__: order.append("step"))
     sweep(nodes, bridge, model, clip, entries, vae=Watched())
-    assert order == ["step"] * 8 + ["decode"] * 4
+    assert order.count("decode") == 4
+    assert "step" in order
+    assert "step" not in order[order.index("decode") :]
 
 
 @pytest.mark.parametrize(
