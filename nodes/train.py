@@ -178,8 +178,8 @@ class PerfusionTrainConcept(io.ComfyNode):
                     step=64,
                     optional=True,
                     tooltip="Side of the square whose area the pictures are brought to, each in "
-                    "its own shape. 0: pictures of one size stay as they are, others are brought "
-                    "to the model's usual size.",
+                    "its own shape. 0: the model's usual size; pictures of one size that are no "
+                    "larger stay as they are.",
                 ),
                 io.Boolean.Input(
                     "flip",
@@ -378,6 +378,7 @@ class PerfusionTrainConcept(io.ComfyNode):
             raise TrainingError(
                 f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
                 f"{sizes}. Lower batch_size first, then resolution"
+                f"{'' if resolution[0] else f' (0 means {family.resolution} here)'}"
                 f"{'' if checkpointing[0] == 'on' else ', or set checkpointing to on'}; these are "
                 "inputs of this node."
             ) from error

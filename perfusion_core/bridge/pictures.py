@@ -115,10 +115,12 @@ def bring_to_size(
 
     Args:
         usual: side of a square of the area that the model was made for.
-        resolution: the same, as the user wants it. 0: pictures that are all of one size stay as
-            they are, but for what the autoencoder has no whole cell for; others get `usual`.
+        resolution: the same, as the user wants it. 0: `usual`; but pictures that are all of one
+            size of no larger area stay as they are, but for what the autoencoder has no whole cell
+            for.
     """
-    alike = not resolution and len({picture.size for picture in pictures}) == 1
+    (width, height), *others = {picture.size for picture in pictures}
+    alike = not resolution and not others and width * height <= usual**2
     sized, counts, most = [], dict[tuple[int, int], int](), 0.0
     for picture in pictures:
         size = whole_cells(*picture.size) if alike else bucket(*picture.size, resolution or usual)

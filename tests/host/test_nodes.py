@@ -384,6 +384,21 @@ def test_pictures_of_different_sizes_are_trained_in_their_own_shapes(
     assert one_size.endswith("2 of 64x64")
 
 
+def test_photos_of_one_size_are_not_trained_at_a_cameras_size(
+    nodes: dict[str, Node], model: Any, clip: Any
+) -> None:
+    def sizes(height: int, width: int, **changes: Any) -> str:
+        images = [torch.rand(2, height, width, 3)]
+        told: str = train(nodes, model, clip, images=images, **changes).ui.as_dict()["text"][0]
+        return told.partition("pictures: ")[2]
+
+    # The usual size of this family is 128.
+    assert sizes(300, 400).startswith("2 of 144x112")
+    assert sizes(128, 128) == "2 of 128x128"
+    assert sizes(96, 160) == "2 of 160x96"
+    assert sizes(256, 256, resolution=256, batch_size=1) == "2 of 256x256"
+
+
 def test_captions_and_vectors_reach_the_training(
     nodes: dict[str, Node], model: Any, clip: Any
 ) -> None:
@@ -416,6 +431,10 @@ def test_out_of_memory_says_what_to_lower(nodes: dict[str, Node], model: Any, cl
     full.set_model_attn2_patch(fail)
     with pytest.raises(ValueError, match=r"batch size 2 and pictures of 2 of 64x64\. Lower batch"):
         train(nodes, full, clip)
+    with pytest.raises(ValueError, match=r"then resolution \(0 means 128 here\), or set"):
+        train(nodes, full, clip)
+    with pytest.raises(ValueError, match=r"then resolution, or set"):
+        train(nodes, full, clip, resolution=64)
     assert patched_modules(model) == []
     assert train(nodes, model, clip).args[0].concept.training["steps_done"] == 2
 
