@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.bridge import ConceptEntry, default_name, save_path, saved_name
+from ..perfusion_core.bridge import (
+    ConceptEntry,
+    checked_name,
+    default_name,
+    save_path,
+    saved_name,
+)
 from ..perfusion_core.concept_file import save_concept
 from .types import CATEGORY, ConceptType
 
@@ -71,7 +76,7 @@ class PerfusionSaveConcept(io.ComfyNode):
         settings = concept.settings
         saved = replace(
             saved,
-            name=Path(name.strip()).name if name.strip() else saved.name,
+            name=checked_name(name).name if name.strip() else saved.name,
             author=author.strip() or saved.author,
             licence=licence.strip() or saved.licence,
             bias=settings.bias,

@@ -14,6 +14,7 @@ from .catalogue import (
     concept_preview,
 )
 from .folder import (
+    checked_name,
     concept_names,
     concept_path,
     default_name,
@@ -82,6 +83,7 @@ __all__ = [
     "attention_maps",
     "begin_live",
     "bring_to_size",
+    "checked_name",
     "checkpoint_family",
     "concept_card",
     "concept_cards",

@@ -153,6 +153,14 @@ def test_a_taken_name_is_numbered_unless_overwrite_is_on(
     assert files(nodes) == sorted(names)
 
 
+@pytest.mark.parametrize("name", ["bears/anna", "bears\\anna", "bears/anna.safetensors"])
+def test_a_concept_is_called_what_its_file_is_called(
+    name: str, nodes: dict[str, Node], concept: Any
+) -> None:
+    assert save(nodes, concept, name) == "bears/anna.safetensors"
+    assert load(nodes, "bears/anna.safetensors")[2].concept.name == "anna"
+
+
 @pytest.mark.parametrize(
     "name",
     [
