@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
-from ..checkpoints import family_of_checkpoint
+from ..checkpoint_file import family_of_checkpoint
 from ..concept import Concept, ConceptError
 from ..concept_file import ConceptCard, load_concept, read_card, read_preview
 from ..families import Family

@@ -71,8 +71,8 @@ def test_notes_of_a_training_that_are_no_json_for_a_page_do_not_break_the_list(
     host: RunningHost, client: ComfyClient, file: str
 ) -> None:
     folder = host.base / "models" / "perfusion"
-    concept = load_concept(folder / file)
-    save_concept(replace(concept, training={"loss": math.nan}), folder / "routes" / "nan.safetensors")
+    odd = replace(load_concept(folder / file), training={"loss": math.nan})
+    save_concept(odd, folder / "routes" / "nan.safetensors")
     _, found = ask(client, "/perfusion/concepts")
     assert json.dumps(found, allow_nan=False)
     assert "routes/nan.safetensors" in [card["file"] for card in found["concepts"]]
