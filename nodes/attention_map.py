@@ -9,11 +9,11 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..perfusion_core.bridge import HostMismatch, Look, attention_maps
+from ..perfusion_core.bridge import AttentionScope, HostMismatch, attention_maps
 from ..perfusion_core.settings import GROUPS
 from .types import CATEGORY
 
-DEFAULTS = Look()
+DEFAULTS = AttentionScope()
 ALL = "all"
 
 
@@ -116,8 +116,8 @@ class PerfusionAttentionMap(io.ComfyNode):
             bar.update_absolute(done, total)
             model_management.throw_exception_if_processing_interrupted()
 
-        look = Look(steps, start, end, "" if layers == ALL else layers)
-        maps = attention_maps(model, positive, latent, look, on_step)
+        scope = AttentionScope(steps, start, end, "" if layers == ALL else layers)
+        maps = attention_maps(model, positive, latent, scope, on_step)
         title = f"attention, {layers} layers, {steps} steps from {start:g} to {end:g}"
         picture = maps.picture(image[..., :3], title)
         masks = maps.masks(*image.shape[1:3])

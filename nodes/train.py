@@ -28,8 +28,9 @@ from ..perfusion_core.bridge import (
     training_backbone,
 )
 from ..perfusion_core.concept import Concept, check_words
+from ..perfusion_core.contact_sheet import contact_sheet
 from ..perfusion_core.covariance import Covariance
-from ..perfusion_core.plots import contact_sheet, loss_plot
+from ..perfusion_core.plots import loss_plot
 from ..perfusion_core.selection import Validation
 from ..perfusion_core.templates import validation_prompts
 from ..perfusion_core.training import (

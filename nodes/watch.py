@@ -15,7 +15,7 @@ from ..perfusion_core.bridge import default_name, save_path
 from ..perfusion_core.concept import Concept
 from ..perfusion_core.concept_file import save_concept
 from ..perfusion_core.progress import time_left
-from ..perfusion_core.selection import Look, Validation
+from ..perfusion_core.selection import Validation, ValidationLook
 
 PREVIEW_SIZE = 512
 TOLD_EVERY = 0.5  # seconds
@@ -98,7 +98,7 @@ class TrainingWatch:
             return
         self._bar.update_absolute(done, total, _preview(look))
 
-    def _on_tuned(self, look: Look, done: int, total: int) -> None:
+    def _on_tuned(self, look: ValidationLook, done: int, total: int) -> None:
         settings = look.settings
         self._bar.update_absolute(done, total, _preview(look))
         tried = f"bias {settings.bias:g}, temperature {settings.temperature:g}"
@@ -120,7 +120,7 @@ def stop_when_asked(*_: Any) -> None:
     model_management.throw_exception_if_processing_interrupted()
 
 
-def _preview(look: Look) -> tuple[str, Image.Image, int]:
+def _preview(look: ValidationLook) -> tuple[str, Image.Image, int]:
     """The first picture as the host shows it on a node."""
     array = (look.pictures[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     return "JPEG", Image.fromarray(array), PREVIEW_SIZE

@@ -10,8 +10,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .selection import Look
-
 _SIZE = (640, 320)
 _MARGIN = (56, 16, 16, 32)  # left, top, right, bottom
 _LOSS, _MEAN, _INK = (176, 196, 222), (31, 88, 180), (64, 64, 64)
@@ -92,31 +90,3 @@ def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], ti
             array = (cells[r * len(columns) + c].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
             sheet.paste(Image.fromarray(array.numpy()), (left + c * (width + gap), y))
     return to_tensor(sheet)
-
-
-def contact_sheet(looks: Sequence[Look], prompts: Sequence[str], chosen: int | None) -> Tensor:
-    """The validation pictures of a training, a row a step, as one picture [1, H, W, 3].
-
-    Args:
-        prompts: of the columns.
-        chosen: the step that was selected, which is marked; None for none.
-    """
-    if not looks:
-        return _note("No validation pictures: set preview_every to have some.")
-    rows = []
-    for look in looks:
-        mark = " *" if look.step == chosen else ""
-        figures = (
-            "" if look.score is None else f"\n{look.score.identity:.3f}, {look.score.text:.3f}"
-        )
-        rows.append(f"step {look.step}{mark}{figures}")
-    title = "validation"
-    if any(look.score is not None for look in looks):
-        title += ": identity, text" + ("" if chosen is None else "; * selected")
-    return labelled_grid(torch.cat([look.pictures for look in looks]), prompts, rows, title)
-
-
-def _note(text: str) -> Tensor:
-    image = Image.new("RGB", (_SIZE[0], 64), "white")
-    ImageDraw.Draw(image).text((_SIZE[0] / 2, 32), text, fill=_INK, font_size=18, anchor="mm")
-    return to_tensor(image)

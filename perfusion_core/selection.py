@@ -61,7 +61,7 @@ the same pictures, and the noise does not depend on the concept or its settings.
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class ValidationLook:
     """What was seen of a concept at one step.
 
     Attributes:
@@ -92,7 +92,7 @@ class Validation:
         self, prompts: Sequence[str], paint: Painter, scorer: Scorer | None = None
     ) -> None:
         self.prompts = tuple(prompts)
-        self.looks: list[Look] = []
+        self.looks: list[ValidationLook] = []
         self._paint = paint
         self._scorer = scorer
 
@@ -102,17 +102,19 @@ class Validation:
         return self._scorer is not None
 
     @property
-    def best(self) -> Look | None:
+    def best(self) -> ValidationLook | None:
         """The look of the highest score, the later of two alike; None where nothing was scored."""
         scored = [look for look in self.looks if look.score is not None]
         return max(scored, key=lambda look: (_total(look), look.step), default=None)
 
-    def look(self, step: int, concept: Concept) -> Look:
+    def look(self, step: int, concept: Concept) -> ValidationLook:
         """Paint, score and remember the concept at one step, with the settings it recommends."""
         self.looks.append(self._look(step, concept, concept.settings))
         return self.looks[-1]
 
-    def tuned(self, on_look: Callable[[Look, int, int], None] | None = None) -> Concept | None:
+    def tuned(
+        self, on_look: Callable[[ValidationLook, int, int], None] | None = None
+    ) -> Concept | None:
         """The best checkpoint with the bias, then the temperature, that score best on it.
 
         Args:
@@ -150,17 +152,17 @@ class Validation:
         best = self.best
         return None if best is None else self._recommended(best, best.settings, {})
 
-    def _look(self, step: int, concept: Concept, settings: ConceptSettings) -> Look:
+    def _look(self, step: int, concept: Concept, settings: ConceptSettings) -> ValidationLook:
         words = [prompt.replace("{}", concept.placeholder) for prompt in self.prompts]
         pictures = self._paint(concept, settings, words)
         score = None
         if self._scorer is not None:
             said = [prompt.replace("{}", concept.superclass) for prompt in self.prompts]
             score = self._scorer.score(pictures, said)
-        return Look(step, concept, settings, at_most(pictures, SHEET_SIZE), score)
+        return ValidationLook(step, concept, settings, at_most(pictures, SHEET_SIZE), score)
 
     def _recommended(
-        self, best: Look, settings: ConceptSettings, found: dict[str, list[list[float]]]
+        self, best: ValidationLook, settings: ConceptSettings, found: dict[str, list[list[float]]]
     ) -> Concept:
         notes = {
             "selected_step": best.step,
@@ -175,11 +177,11 @@ class Validation:
         )
 
 
-def _total(look: Look) -> float:
+def _total(look: ValidationLook) -> float:
     return -torch.inf if look.score is None else look.score.total
 
 
-def _noted(value: float, look: Look) -> list[float]:
+def _noted(value: float, look: ValidationLook) -> list[float]:
     """What the file says of a look: the step or setting, identity, text."""
     score = look.score
     return [value] if score is None else [value, round(score.identity, 4), round(score.text, 4)]

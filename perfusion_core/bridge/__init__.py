@@ -3,7 +3,7 @@
 Importing this package needs no ComfyUI; calling most of it does.
 """
 
-from .attention import Look, attention_maps
+from .attention import AttentionScope, attention_maps
 from .backbone import CHECKPOINTING, HostBackbone, training_backbone
 from .catalogue import (
     Listed,
@@ -65,6 +65,7 @@ from .tokens import (
 __all__ = [
     "CHECKPOINTING",
     "MAX_CONCEPTS",
+    "AttentionScope",
     "BackbonePainter",
     "Busy",
     "ClipScorer",
@@ -73,7 +74,6 @@ __all__ = [
     "HostBackbone",
     "HostMismatch",
     "Listed",
-    "Look",
     "NoEncoder",
     "Picture",
     "Run",

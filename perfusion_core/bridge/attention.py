@@ -33,8 +33,8 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Look:
-    """What of the model to look at.
+class AttentionScope:
+    """What of the model an attention map is of.
 
     Attributes:
         steps: at how many amounts of noise, evenly spaced from start to end.
@@ -63,7 +63,7 @@ def attention_maps(
     model: Any,
     positive: Any,
     latent: Mapping[str, Any],
-    look: Look = Look(),
+    scope: AttentionScope = AttentionScope(),
     on_step: Callable[[int, int], None] | None = None,
 ) -> AttentionMaps:
     """Where the words of the concepts on a host's MODEL attend.
@@ -89,15 +89,15 @@ def attention_maps(
     latents = sample.fix_empty_latent_channels(model, latent["samples"])
     sums = AttentionSums(len(latents), len(stack), *latents.shape[-2:])
     modules = attention_modules(model.model.diffusion_model, family)
-    if look.group:
-        modules = {p: m for p, m in modules.items() if family.group(p) == look.group}
+    if scope.group:
+        modules = {p: m for p, m in modules.items() if family.group(p) == scope.group}
     watch = Watch(modules, edit_of(stack), sums)
     clone = model.clone()
     # Last, so that its hooks lie around those of the edit: they see the prompt as it comes, and the
     # keys as they go.
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, watch)
     noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
-    _look_at(clone, positive, latents, noise, look.percents(), on_step)
+    _look_at(clone, positive, latents, noise, scope.percents(), on_step)
     if not watch.layers:
         raise HostMismatch(
             "No prompt is for the whole picture in this part of the sampling, so there is nothing "

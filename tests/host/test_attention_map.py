@@ -119,7 +119,7 @@ def test_the_shares_are_those_of_the_attention_that_the_host_computes(
     prompt = scene.encode(PROMPT)
     with torch.inference_mode():
         found = bridge.attention_maps(
-            model, prompt, {"samples": latents}, bridge.Look(2, group="middle")
+            model, prompt, {"samples": latents}, bridge.AttentionScope(2, group="middle")
         )
     assert len(seen) == 2
     tokens = [token for token, *_ in scene.clip.tokenize(PROMPT)["l"][0]]

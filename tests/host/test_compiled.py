@@ -13,8 +13,8 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from tiny_models import sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.bridge import (
+    AttentionScope,
     ConceptEntry,
-    Look,
     add_concepts,
     apply_stack,
     attention_maps,
@@ -111,7 +111,8 @@ def test_an_attention_map_of_a_compiled_model_is_that_of_the_model_and_compiles_
     assert before > 0
     with torch.inference_mode():
         prompt = nodes.CLIPTextEncode().encode(knowing, "a photo of a teddy*")[0]
-        maps = [attention_maps(m, prompt, latent, Look(2)).shares for m in (compiled, plain)]
+        scope = AttentionScope(2)
+        maps = [attention_maps(m, prompt, latent, scope).shares for m in (compiled, plain)]
     assert maps[0].any()
     torch.testing.assert_close(*maps)
     assert compiler.graphs == before
