@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ def _by_head(projected: Tensor, heads: int) -> Tensor:
     return projected.float().reshape(rows, tokens, heads, width // heads).movedim(2, 1)
 
 
+@lru_cache(maxsize=64)
 def layer_size(places: int, height: int, width: int) -> tuple[int, int]:
     """(height, width) of a layer of so many places over latents of `height` x `width`.
 
@@ -165,7 +167,9 @@ class AttentionMaps:
         scale = max(1.0, _CELL[0] / min(height, width))
         scale = min(scale, _CELL[1] / max(height, width))
         height, width = round(height * scale), round(width * scale)
-        shown = _sized(pictures.movedim(-1, 1).float(), height, width).movedim(1, -1).clamp(0, 1)
+        # Where the host keeps pictures on its device (--gpu-only), the maps are not.
+        pixels = pictures.cpu().movedim(-1, 1).float()
+        shown = _sized(pixels, height, width).movedim(1, -1).clamp(0, 1)
         heat = self.masks(height, width).reshape(*self.present.shape, height, width)
         strips = []
         for n, one in enumerate(shown):
@@ -187,7 +191,7 @@ def _sized(maps: Tensor, height: int, width: int) -> Tensor:
 
 def _heated(picture: Tensor, heat: Tensor, number: int) -> Tensor:
     """The picture [H, W, 3] in dim grey, lit in a concept's colour, whitish where it is hottest."""
-    grey = (picture.cpu() @ torch.tensor([0.299, 0.587, 0.114]))[..., None] * 0.6
+    grey = (picture @ torch.tensor([0.299, 0.587, 0.114]))[..., None] * 0.6
     value = COLOURS[number % len(COLOURS)].removeprefix("#")
     colour = torch.tensor([int(value[at : at + 2], 16) / 255 for at in (0, 2, 4)])
     heat = heat.clamp(0, 1)[..., None]
