@@ -51,7 +51,8 @@ def detect_family(model: Any) -> Family:
     if not isinstance(network, UNetModel):
         inner = "" if network is None else f" (a {type(network).__name__})"
         raise HostMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
-    found = [network_layers(network, family) for family in FAMILIES.values()]
+    alike = {family.attention: family for family in FAMILIES.values()}
+    found = [network_layers(network, family) for family in alike.values()]
     widths = {layer.text_width for layers in found for layer in layers.values()}
     by_width = {family.context_width: family for family in FAMILIES.values()}
     if len(widths) != 1 or not widths <= by_width.keys():
