@@ -35,9 +35,9 @@ class PerfusionConceptInfo(io.ComfyNode):
     @classmethod
     def execute(cls, concept: ConceptEntry) -> io.NodeOutput:
         it = concept.concept
-        picture = card(it)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict()
-        text = ui.PreviewText(describe(it)).as_dict()
-        return io.NodeOutput(
-            describe(it), it.placeholder, it.superclass, picture, ui={**shown, **text}
-        )
+        info, picture = describe(it), card(it)
+        shown = {
+            **ui.PreviewImage(picture, cls=cls).as_dict(),
+            **ui.PreviewText(info).as_dict(),
+        }
+        return io.NodeOutput(info, it.placeholder, it.superclass, picture, ui=shown)

@@ -152,12 +152,12 @@ class PerfusionTune(io.ComfyNode):
                 layers=weights,
             )
 
-        sliders = Sliders(bias, temperature, strength)
+        given = Sliders(bias, temperature, strength)
         course: Course | None = None
         if live:
-            course = begin_live(sliders, cls._on_move)
+            course = begin_live(given, cls._on_move)
         elif moves.strip():
-            course = parse_moves(moves, sliders)
+            course = parse_moves(moves, given)
         return io.NodeOutput(tune(model, concept, change, course))
 
     @classmethod

@@ -97,7 +97,7 @@ def estimate(
         family: id of the `Family` of the encoder.
         batch_size: captions per call of `encode`.
         on_captions: called with (captions done, captions in all) after each batch; may raise to
-        stop.
+            stop.
     """
     if not captions:
         raise CovarianceError("there are no captions to estimate the covariance from; give some")
