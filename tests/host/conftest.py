@@ -15,8 +15,10 @@ host has a package `tests` of its own, which would be found first.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,6 +67,23 @@ def client(host: RunningHost) -> ComfyClient:
 def pack() -> ModuleType:
     """This pack as ComfyUI imports it, in this process."""
     return import_pack()
+
+
+@pytest.fixture(scope="session")
+def nodes(pack: ModuleType) -> dict[str, Any]:
+    """The pack's nodes by their ids, as the host is given them."""
+
+    async def listed() -> list[Any]:
+        found: list[Any] = await (await pack.comfy_entrypoint()).get_node_list()
+        return found
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
+
+
+@pytest.fixture(scope="session")
+def core(pack: ModuleType) -> Callable[[str], Any]:
+    """A function that gives the pack's own copy of a module of perfusion_core."""
+    return lambda name: importlib.import_module(f"{pack.__name__}.perfusion_core.{name}")
 
 
 # What most tests of the bridge work on; `tiny_models` imports the host, which must be open by then.

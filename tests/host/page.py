@@ -1,4 +1,4 @@
-"""What the tests of the pack's routes share: a concept, graphs with it, and raw requests."""
+"""What tests on the live server share: graphs that train and use a concept, and raw requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,6 +18,7 @@ from tools.client import ComfyClient, Result
 Graph = dict[str, dict[str, Any]]
 PROMPT = "a photo of a teddy* on a green background"
 PICTURES = Path(__file__).resolve().parents[2] / "demo" / "concepts" / "berry"
+SLIDERS = {"bias": 0.6, "temperature": 0.15, "strength": 1.0}
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -25,46 +26,62 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
+def uploaded(client: ComfyClient) -> list[str]:
+    """Names of two pictures of a concept in the host's input folder."""
+    return [client.upload_image(picture) for picture in sorted(PICTURES.glob("*.png"))[:2]]
+
+
+def training(pictures: Sequence[str], name: str, **changes: Any) -> Graph:
+    """Trains a concept teddy* on two pictures for two steps and saves it."""
+    settings = {
+        "placeholder": "teddy*",
+        "superclass": "teddy",
+        "steps": 2,
+        "batch_size": 2,
+        "seed": 1,
+        **changes,
+    }
+    return {
+        "demo": node("PerfusionDemoModel"),
+        "a": node("LoadImage", image=pictures[0]),
+        "b": node("LoadImage", image=pictures[1]),
+        "images": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
+        "train": node(
+            "PerfusionTrainConcept",
+            model=["demo", 0],
+            clip=["demo", 1],
+            vae=["demo", 2],
+            images=["images", 0],
+            **settings,
+        ),
+        "save": node("PerfusionSaveConcept", concept=["train", 0], name=name, overwrite=True),
+    }
+
+
 def train(client: ComfyClient, name: str, **changes: Any) -> str:
-    """Trains a concept teddy* for two steps, with values that show; returns its file's name."""
-    first, second = [client.upload_image(p) for p in sorted(PICTURES.glob("*.png"))[:2]]
-    words = {"placeholder": "teddy*", "superclass": "teddy"}
-    settings = {"steps": 2, "batch_size": 2, "seed": 1, "value_rate": 1.0, **words, **changes}
-    client.run(
-        {
-            "demo": node("PerfusionDemoModel"),
-            "a": node("LoadImage", image=first),
-            "b": node("LoadImage", image=second),
-            "images": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
-            "train": node(
-                "PerfusionTrainConcept",
-                model=["demo", 0],
-                clip=["demo", 1],
-                vae=["demo", 2],
-                images=["images", 0],
-                **settings,
-            ),
-            "save": node("PerfusionSaveConcept", concept=["train", 0], name=name, overwrite=True),
-        }
-    )
+    """Trains a concept teddy*, with values that show; returns its file's name."""
+    client.run(training(uploaded(client), name, **{"value_rate": 1.0, **changes}))
     return f"{name}.safetensors"
 
 
-def tuned(file: str, steps: int = 2, prompt: str = PROMPT, **tuning: Any) -> Graph:
-    """A picture of one concept, its sliders set by a node "tune" just before the sampler."""
-    sliders = {"bias": 0.6, "temperature": 0.15, "strength": 1.0}
+def loader(file: str, above: str, **changes: Any) -> dict[str, Any]:
+    """A concept on the model and the CLIP of the node `above`."""
+    return node(
+        "PerfusionConceptLoader", file=file, model=[above, 0], clip=[above, 1], **SLIDERS | changes
+    )
+
+
+def sampling(
+    model: list[Any], clip: list[Any], prompt: str = PROMPT, name: str = "out", steps: int = 2
+) -> Graph:
+    """A small picture from a node's model and a node's CLIP, with the autoencoder of "demo"."""
     return {
-        "demo": node("PerfusionDemoModel"),
-        "loader": node(
-            "PerfusionConceptLoader", file=file, model=["demo", 0], clip=["demo", 1], **sliders
-        ),
-        "tune": node("PerfusionTune", model=["loader", 0], **{**sliders, **tuning}),
-        "text": node("CLIPTextEncode", clip=["loader", 1], text=prompt),
-        "none": node("CLIPTextEncode", clip=["loader", 1], text=""),
+        "text": node("CLIPTextEncode", clip=clip, text=prompt),
+        "none": node("CLIPTextEncode", clip=clip, text=""),
         "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "sampler": node(
             "KSampler",
-            model=["tune", 0],
+            model=model,
             positive=["text", 0],
             negative=["none", 0],
             latent_image=["empty", 0],
@@ -76,8 +93,17 @@ def tuned(file: str, steps: int = 2, prompt: str = PROMPT, **tuning: Any) -> Gra
             denoise=1.0,
         ),
         "decode": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
-        "image": node("SaveImage", images=["decode", 0], filename_prefix="page"),
+        "image": node("SaveImage", images=["decode", 0], filename_prefix=name),
     }
+
+
+def tuned(file: str, steps: int = 2, prompt: str = PROMPT, **tuning: Any) -> Graph:
+    """A picture of one concept, its sliders set by a node "tune" just before the sampler."""
+    return {
+        "demo": node("PerfusionDemoModel"),
+        "loader": loader(file, "demo"),
+        "tune": node("PerfusionTune", model=["loader", 0], **SLIDERS | tuning),
+    } | sampling(["tune", 0], ["loader", 1], prompt, "page", steps)
 
 
 def saved_picture(client: ComfyClient, result: Result) -> tuple[bytes, Graph]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import comfy.model_management
@@ -19,30 +16,26 @@ PROMPT = "a photo of a teddy* next to a pot*"
 
 
 @pytest.fixture(scope="module")
-def node(pack: ModuleType) -> Node:
-    async def listed() -> list[Node]:
-        return await (await pack.comfy_entrypoint()).get_node_list()
-
-    nodes = asyncio.run(listed())
-    return next(n for n in nodes if n.GET_SCHEMA().node_id == "PerfusionAttentionMap")
+def node(nodes: dict[str, Node]) -> Node:
+    return nodes["PerfusionAttentionMap"]
 
 
 @pytest.fixture(scope="module")
-def bridge(pack: ModuleType) -> Any:
-    return importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+def bridge(core: Callable[[str], Any]) -> Any:
+    return core("bridge")
 
 
 class Scene:
     """A small model with the concepts teddy* and pot*, and prompts for it."""
 
-    def __init__(self, pack: ModuleType, bridge: Any) -> None:
-        core = importlib.import_module(f"{pack.__name__}.perfusion_core.concept")
+    def __init__(self, core: Callable[[str], Any]) -> None:
+        bridge, concept = core("bridge"), core("concept").Concept
         self.bare, clip = tiny_model(), tiny_clip()
         entries = []
         for seed, (placeholder, superclass) in enumerate((("teddy*", "teddy"), ("pot*", "teapot"))):
             plain = tiny_concept(self.bare, clip, placeholder, superclass, seed=seed + 2)
             fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
-            entries.append(bridge.recommended(core.Concept(**fields)))
+            entries.append(bridge.recommended(concept(**fields)))
         self.model = bridge.apply_stack(self.bare, entries)
         self.clip = bridge.add_concepts(clip, [e.concept for e in entries])
 
@@ -61,8 +54,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(pack: ModuleType, bridge: Any) -> Scene:
-    return Scene(pack, bridge)
+def scene(core: Callable[[str], Any]) -> Scene:
+    return Scene(core)
 
 
 def look(node: Node, scene: Scene, latents: torch.Tensor, prompt: Any = PROMPT, **given: Any):

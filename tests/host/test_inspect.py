@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
+from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import comfy.model_management
@@ -18,16 +16,8 @@ Node = Any
 
 
 @pytest.fixture(scope="module")
-def nodes(pack: ModuleType) -> dict[str, Node]:
-    async def listed() -> list[Node]:
-        return await (await pack.comfy_entrypoint()).get_node_list()
-
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
-
-
-@pytest.fixture(scope="module")
-def bridge(pack: ModuleType) -> Any:
-    return importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+def bridge(core: Callable[[str], Any]) -> Any:
+    return core("bridge")
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +31,14 @@ def clip() -> Any:
 
 
 @pytest.fixture(scope="module")
-def entries(pack: ModuleType, bridge: Any, model: Any, clip: Any) -> list[Any]:
+def entries(core: Callable[[str], Any], bridge: Any, model: Any, clip: Any) -> list[Any]:
     """Two concepts of the pack's own classes, of random values."""
-    core = importlib.import_module(f"{pack.__name__}.perfusion_core.concept")
+    concept = core("concept").Concept
     made = []
     for seed, (placeholder, superclass) in enumerate((("teddy*", "teddy"), ("pot*", "teapot"))):
         plain = tiny_concept(model, clip, placeholder, superclass, seed=seed + 2)
         fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
-        made.append(bridge.recommended(core.Concept(**fields)))
+        made.append(bridge.recommended(concept(**fields)))
     return made
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import comfy
@@ -26,13 +24,8 @@ Node = Any
 
 
 @pytest.fixture(scope="module")
-def node(pack: ModuleType) -> Node:
-    async def listed() -> list[Node]:
-        return await (await pack.comfy_entrypoint()).get_node_list()
-
-    return next(
-        n for n in asyncio.run(listed()) if n.GET_SCHEMA().node_id == "PerfusionZeroShotMask"
-    )
+def node(nodes: dict[str, Node]) -> Node:
+    return nodes["PerfusionZeroShotMask"]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
 from collections.abc import Iterator
@@ -18,20 +17,6 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from tiny_models import TinyVae, patched_modules, tiny_clip, tiny_model
 
 Node = Any
-
-
-@pytest.fixture(scope="module")
-def nodes(pack: ModuleType) -> dict[str, Node]:
-    async def listed() -> list[Node]:
-        return await (await pack.comfy_entrypoint()).get_node_list()
-
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
-
-
-@pytest.fixture(scope="module")
-def core(pack: ModuleType) -> Any:
-    """The pack's own copy of a module of perfusion_core."""
-    return lambda name: importlib.import_module(f"{pack.__name__}.perfusion_core.{name}")
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
+from page import PROMPT, Graph, loader, node, sampling, training, uploaded
 from PIL import Image
 
 from perfusion_core.concept_file import load_concept
@@ -16,78 +16,12 @@ from tools.client import ComfyClient, GraphFailed, GraphInterrupted, GraphReject
 from tools.server import RunningHost
 from tools.websocket import WebSocket
 
-Graph = dict[str, dict[str, Any]]
-PROMPT = "a photo of a teddy* on a green background"
-PICTURES = Path("demo", "concepts", "berry")
 PREVIEW, TEXT = 1, 3  # of the host's binary messages
 
 
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
-
-
 @pytest.fixture(scope="module")
-def pictures(host: RunningHost, repo: Path) -> list[str]:
-    files = sorted((repo / PICTURES).glob("*.png"))[:2]
-    assert files
-    return [host.client.upload_image(f.read_bytes(), f.name, subfolder="nodes") for f in files]
-
-
-def training(pictures: list[str], name: str, **changes: Any) -> Graph:
-    """Trains on two pictures for two steps and saves."""
-    settings = {
-        "placeholder": "teddy*",
-        "superclass": "teddy",
-        "steps": 2,
-        "batch_size": 2,
-        "seed": 1,
-        **changes,
-    }
-    return {
-        "demo": node("PerfusionDemoModel"),
-        "a": node("LoadImage", image=pictures[0]),
-        "b": node("LoadImage", image=pictures[1]),
-        "images": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
-        "train": node(
-            "PerfusionTrainConcept",
-            model=["demo", 0],
-            clip=["demo", 1],
-            vae=["demo", 2],
-            images=["images", 0],
-            **settings,
-        ),
-        "save": node("PerfusionSaveConcept", concept=["train", 0], name=name, overwrite=True),
-    }
-
-
-def loader(file: str, above: str, **changes: Any) -> dict[str, Any]:
-    sliders = {"bias": 0.6, "temperature": 0.15, "strength": 1.0}
-    return node(
-        "PerfusionConceptLoader", file=file, model=[above, 0], clip=[above, 1], **sliders | changes
-    )
-
-
-def sampling(model: list[Any], clip: list[Any], prompt: str = PROMPT, name: str = "out") -> Graph:
-    return {
-        "text": node("CLIPTextEncode", clip=clip, text=prompt),
-        "none": node("CLIPTextEncode", clip=clip, text=""),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node(
-            "KSampler",
-            model=model,
-            positive=["text", 0],
-            negative=["none", 0],
-            latent_image=["empty", 0],
-            seed=3,
-            steps=2,
-            cfg=3.0,
-            sampler_name="euler",
-            scheduler="simple",
-            denoise=1.0,
-        ),
-        "decode": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
-        "image": node("SaveImage", images=["decode", 0], filename_prefix=name),
-    }
+def pictures(host: RunningHost) -> list[str]:
+    return uploaded(host.client)
 
 
 def use(*loaders: Mapping[str, Any], prompt: str = PROMPT) -> Graph:

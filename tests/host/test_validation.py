@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import comfy
@@ -24,19 +21,8 @@ IMAGES = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def node(pack: ModuleType) -> Node:
-    async def listed() -> list[Node]:
-        return await (await pack.comfy_entrypoint()).get_node_list()
-
-    return next(
-        n for n in asyncio.run(listed()) if n.GET_SCHEMA().node_id == "PerfusionTrainConcept"
-    )
-
-
-@pytest.fixture(scope="module")
-def core(pack: ModuleType) -> Callable[[str], Any]:
-    """The pack's own copy of a module of perfusion_core."""
-    return lambda name: importlib.import_module(f"{pack.__name__}.perfusion_core.{name}")
+def node(nodes: dict[str, Node]) -> Node:
+    return nodes["PerfusionTrainConcept"]
 
 
 @pytest.fixture(scope="module")
