@@ -76,6 +76,57 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
 
 
 @on_both_designs
+def test_the_plots_see_into_subgraphs_and_out_of_them(tuned: ComfyPage) -> None:
+    tune = tuned.node("PerfusionTune")
+    inside = [tuned.node("PerfusionConceptLoader"), tuned.nodes("CLIPTextEncode")[0]]
+    holder = tuned.into_subgraph(*inside)
+    tuned.run()
+    tuned.show(tune)
+    tuned.plot(tune).and_(tuned.page.locator('[data-concepts="1"][data-status="ok"]')).wait_for()
+    assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*"]
+    loader = tuned.enter(holder)["PerfusionConceptLoader"]
+    tuned.show(loader)
+    tuned.wait_plot(loader)
+    before = tuned.plot_picture(loader)
+    tuned.drag_slider(loader, "bias", SLIDERS["bias"])
+    tuned.wait_other_plot(loader, before)
+
+
+@on_both_designs
+def test_a_concept_without_a_file_is_said_to_have_none(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("train_concept"))
+    tune = comfy.page.evaluate(
+        """() => {
+          const of = (kind) => app.graph.nodes.find((node) => node.type === kind);
+          const add = (kind, y) => {
+            const node = LiteGraph.createNode(kind);
+            node.pos = [0, y];
+            app.graph.add(node);
+            return node;
+          };
+          const demo = of("PerfusionDemoModel"), apply = add("PerfusionApplyConcepts", -2000);
+          const tune = add("PerfusionTune", -1600), prompt = add("CLIPTextEncode", -900);
+          demo.connect(0, apply, 0);
+          demo.connect(1, apply, 1);
+          of("PerfusionTrainConcept").connect(0, apply, 2);
+          apply.connect(0, tune, 0);
+          apply.connect(1, prompt, 0);
+          return tune.id;
+        }"""
+    )
+    comfy.show(tune)
+    plot = comfy.plot(tune)
+    plot.and_(comfy.page.locator('[data-status="none"][data-concepts="1"]')).wait_for()
+    told = plot.locator(".perfusion-readout").inner_text()
+    assert told.startswith('The concept of "Perfusion Train Concept" is in no file')
+    assert plot.locator(".perfusion-swatch").all_inner_texts() == ["teddy*"]
+    # The curve is that of the sliders all the same.
+    before = comfy.plot_picture(tune)
+    comfy.drag_slider(tune, "bias", SLIDERS["bias"])
+    comfy.wait_other_plot(tune, before)
+
+
+@on_both_designs
 def test_with_run_on_change_the_picture_follows_and_the_sampler_alone_runs(
     tuned: ComfyPage,
 ) -> None:
