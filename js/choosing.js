@@ -63,7 +63,7 @@ class ConceptCard {
       ]),
     ]);
     this.picture.addEventListener("error", () => this.picture.removeAttribute("src"));
-    addPart(this.node, "card", this.root, { least: () => HEIGHT, most: () => HEIGHT });
+    addPart(this.node, "card", this.root, { least: () => HEIGHT });
   }
 
   /** Where the node is; the first of its places, where its subgraph is used several times. */

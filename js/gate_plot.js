@@ -278,7 +278,7 @@ class GatePlot {
 
   write(words) {
     const chosen = this.chosen !== null && this.chosen < words.length;
-    const other = this.answer && !this.answer.own ? "Tokens of another node's CLIP, until this graph has run." : "";
+    const other = this.answer && !this.answer.own ? "Tokens of another node's CLIP, until this node has run." : "";
     const told = chosen ? describe(this.series, words, this.chosen) : this.note || other || this.answer?.text || "";
     if (this.readout.textContent !== told) {
       this.readout.textContent = told;

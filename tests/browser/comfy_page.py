@@ -125,6 +125,8 @@ class ComfyPage:
     url: str
     nodes2: bool = False
     """Nodes are elements (the frontend's "Nodes 2.0"), not painted on the canvas."""
+    picture: Path = Path("page")
+    """Where pictures of the page are kept, without the ending."""
     problems: list[str] = field(default_factory=list)
     queued: list[dict[str, Any]] = field(default_factory=list)
     """The graphs that were sent to the server's queue, in order."""
@@ -227,9 +229,11 @@ class ComfyPage:
             "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
         )
 
-    def screenshot(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=path)
+    def keep(self, moment: str = "") -> None:
+        """Keep a picture of the page as it is, under its name and that of the moment."""
+        self.picture.parent.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.picture.name}-{moment}" if moment else self.picture.name
+        self.page.screenshot(path=self.picture.with_name(f"{stem}.png"))
 
     # The graph.
 

@@ -90,6 +90,17 @@ def test_the_plots_see_into_subgraphs_and_out_of_them(tuned: ComfyPage) -> None:
     before = tuned.plot_picture(loader)
     tuned.drag_slider(loader, "bias", SLIDERS["bias"])
     tuned.wait_other_plot(loader, before)
+    # A node that stands for two has no one prompt.
+    tuned.page.evaluate(
+        """(id) => {
+          app.graph.add(LiteGraph.createNode(app.graph.getNodeById(id).type));
+          app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+        }""",
+        holder,
+    )
+    tuned.wait_plot(loader, status="none")
+    told = tuned.plot(loader).locator(".perfusion-readout").inner_text()
+    assert told.startswith("This subgraph is used 2 times")
 
 
 @on_both_designs

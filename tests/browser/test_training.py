@@ -31,6 +31,7 @@ def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
         # On the node: what it is at, and what the concept looks like by now.
         comfy.page.get_by_text(re.compile(r"^step \d+ of 5000, loss \d\.\d{4}, ")).wait_for()
         comfy.wait_preview(train)
+        comfy.keep("training")
         comfy.page.keyboard.press("Control+Alt+Enter")
     assert run["previews"] >= 1
     assert max(step for step, _ in run["progress"]) < 5000
