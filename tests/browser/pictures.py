@@ -48,6 +48,10 @@ SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
 }
 BIASES = (0.0, 0.4, 0.8, 1.2)
+# Nodes that are not shown in the first graph that has them: there its concept is in no file, and so
+# its plot has no words.
+BEST_IN = {"PerfusionTune": "tune_bias"}
+_GAVE_PICTURES = "(id) => Boolean(app.nodeOutputs[id]?.images?.length)"
 
 
 @dataclass
@@ -91,13 +95,14 @@ class Studio:
         """Move nodes to where nothing is, side by side in columns."""
         self.comfy.page.evaluate(
             """(columns) => {
-              const gap = 60, far = 4000;
+              const gap = 60, far = 4000, readable = 290; // wide enough for a title
               const top = Math.min(...app.graph.nodes.map((n) => n.pos[1])) - far;
               let x = 0;
               for (const ids of columns) {
                 const nodes = ids.map((id) => app.graph.getNodeById(id));
                 let y = top;
                 for (const node of nodes) {
+                  node.setSize([Math.max(node.size[0], readable), node.size[1]]);
                   node.pos = [x, y];
                   y += node.size[1] + gap;
                 }
@@ -120,6 +125,8 @@ class Studio:
             for node in nodes:
                 if comfy.plot(node).count():
                     comfy.wait_plot(node)
+                if comfy.page.evaluate(_GAVE_PICTURES, node):
+                    comfy.wait_picture(node)
         comfy.settle()
         box = comfy.box(*nodes)
         clip = {
@@ -171,7 +178,8 @@ def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
     todo -= SCENES.keys()
     for name in _names():
         graph = example_graph(name)
-        here = todo & {node["type"] for node in graph["nodes"]}
+        kinds_here = {node["type"] for node in graph["nodes"]}
+        here = {kind for kind in todo & kinds_here if BEST_IN.get(kind, name) == name}
         if here and studio.load(graph, name):
             for kind in sorted(here):
                 node = studio.comfy.nodes(kind)[0]

@@ -53,6 +53,6 @@ _CAPTIONS: Graph = {
 
 SCENES = {
     "PerfusionApplyConcepts": Scene(_STACK, ((1, 4), (5,))),
-    "PerfusionCombineConcepts": Scene(_STACK, ((2, 3), (4,), (5,))),
+    "PerfusionCombineConcepts": Scene(_STACK, ((2, 3), (4, 1), (5,))),
     "PerfusionCovariance": Scene(_CAPTIONS, ((1,), (2,))),
 }
