@@ -11,7 +11,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
-import { LOADER, TUNE, choosePrompt, conceptsOf, placesOf, promptId, promptsFor, widgetOf } from "./lib/graph.js";
+import { LOADER, TUNE, choosePrompt, conceptsOf, placesOf, promptId, promptsFor, referenceTo, widgetOf } from "./lib/graph.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
 import { server } from "./lib/shared.js";
@@ -135,7 +135,8 @@ class GatePlot {
       return;
     }
     try {
-      const cards = await Promise.all(question.concepts.map(({ file }) => server.card(file)));
+      const files = question.concepts.map(({ file }) => file).filter(Boolean);
+      const cards = await Promise.all(files.map((file) => server.card(file)));
       const broken = cards.find((card) => card.error);
       if (broken) throw new Error(`${broken.file}: ${broken.error}`);
       const found = await server.similarities(question);
@@ -144,7 +145,7 @@ class GatePlot {
       const known = this.answered === key ? this.answer : null;
       if (found.status === "ok") {
         this.answered = key;
-        this.show(found, withoutFile(concepts));
+        this.show(found, whyUnknown(concepts));
       } else {
         this.show(known, found.reason, found.status);
       }
@@ -162,7 +163,7 @@ class GatePlot {
   }
 
   question(concepts) {
-    const known = concepts.filter(({ file }) => file);
+    const known = concepts.filter(referenceTo);
     if (!known.length) return null;
     const ids = new Set(known.map((concept) => concept.via));
     const words = known.map((one) => one.placeholder || server.cardNow(one.file)?.placeholder);
@@ -173,7 +174,7 @@ class GatePlot {
     return {
       node: promptId(first),
       text: prompt.text,
-      concepts: known.map(({ file, placeholder }) => ({ file, placeholder })),
+      concepts: known.map(referenceTo),
     };
   }
 
@@ -185,7 +186,7 @@ class GatePlot {
       return `This subgraph is used ${places} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
     }
     if (!concepts.length) return "No concept reaches this node.";
-    return withoutFile(concepts) || "No prompt is encoded with this concept's CLIP.";
+    return whyUnknown(concepts) || "No prompt is encoded with this concept's CLIP.";
   }
 
   show(answer, note, status = answer ? "ok" : "none") {
@@ -212,8 +213,8 @@ class GatePlot {
     const words = this.answer?.words ?? [];
     let asked = 0;
     this.series = this.concepts.map((concept) => {
-      // The server knows those that have a file, and answers in their order.
-      const number = concept.file ? asked++ : -1;
+      // The server is asked for those that can be told, and answers in their order.
+      const number = referenceTo(concept) ? asked++ : -1;
       return {
         name: this.nameOf(concept, number),
         sliders: concept.sliders,
@@ -312,12 +313,12 @@ class GatePlot {
   }
 }
 
-/** What to do about concepts whose tokens cannot be known, or "". */
-function withoutFile(concepts) {
-  const missing = concepts.find(({ file }) => !file);
-  if (!missing) return "";
-  if (missing.node.type === LOADER) return `No concept file is chosen on "${titleOf(missing.node)}".`;
-  return `The concept of "${titleOf(missing.node)}" is in no file, so its tokens are not known: save it, and take it from a loader.`;
+/** Why the tokens of some concepts cannot be known, or "". */
+function whyUnknown(concepts) {
+  const unknown = concepts.find((concept) => !referenceTo(concept))?.node;
+  if (!unknown) return "";
+  if (unknown.type === LOADER) return `No concept file is chosen on "${titleOf(unknown)}".`;
+  return `"${titleOf(unknown)}" makes a concept whose word is not known here: save it, and take it from a loader.`;
 }
 
 function titleOf(node) {

@@ -14,7 +14,7 @@ import { finite } from "./gate.js";
  * @typedef {object} ConceptInGraph
  * @property {any} node the loader that names its file, or what else it comes from
  * @property {string} via id of the node that puts it onto model and CLIP: the loader, or an apply node
- * @property {string} file "" where it has none: it has just been trained, or none is chosen
+ * @property {string} file "" where it has none: a node makes it, or none is chosen
  * @property {string} placeholder another one than the file's, or ""
  * @property {Sliders} sliders those in effect where the chain was read
  *
@@ -184,6 +184,17 @@ function conceptOf(loader, via) {
     placeholder: String(valueOf(loader, "placeholder") ?? "").trim(),
     sliders: slidersOf(loader),
   };
+}
+
+/**
+ * How the server is asked for a concept: by its file, or by the node that applies it; null where
+ * neither tells which it is.
+ * @param {ConceptInGraph} concept
+ * @returns {{file: string, placeholder: string} | {node: string, placeholder: string} | null}
+ */
+export function referenceTo({ node, via, file, placeholder }) {
+  if (file) return { file, placeholder };
+  return node.type !== LOADER && placeholder ? { node: via, placeholder } : null;
 }
 
 /**

@@ -104,34 +104,23 @@ def test_the_plots_see_into_subgraphs_and_out_of_them(tuned: ComfyPage) -> None:
 
 
 @on_both_designs
-def test_a_concept_without_a_file_is_said_to_have_none(comfy: ComfyPage) -> None:
-    comfy.load(example_graph("train_concept"))
-    tune = comfy.page.evaluate(
-        """() => {
-          const of = (kind) => app.graph.nodes.find((node) => node.type === kind);
-          const add = (kind, y) => {
-            const node = LiteGraph.createNode(kind);
-            node.pos = [0, y];
-            app.graph.add(node);
-            return node;
-          };
-          const demo = of("PerfusionDemoModel"), apply = add("PerfusionApplyConcepts", -2000);
-          const tune = add("PerfusionTune", -1600), prompt = add("CLIPTextEncode", -900);
-          demo.connect(0, apply, 0);
-          demo.connect(1, apply, 1);
-          of("PerfusionTrainConcept").connect(0, apply, 2);
-          apply.connect(0, tune, 0);
-          apply.connect(1, prompt, 0);
-          return tune.id;
-        }"""
-    )
+def test_a_concept_straight_from_training_has_its_plot_after_a_run(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("quick_start"))
+    train, tune = comfy.node("PerfusionTrainConcept"), comfy.node("PerfusionTune")
+    for name, value in (("steps", 2), ("batch_size", 1), ("preview_every", 0)):
+        comfy.set_value(train, name, value)
+    comfy.set_value(train, "placeholder", "puppet*")  # which no other test trains
+    for encoder in comfy.nodes("CLIPTextEncode"):
+        comfy.set_value(encoder, "text", "a photo of a puppet*")
+    comfy.set_value(comfy.node("PerfusionSaveConcept"), "name", "unseen")
+    comfy.set_value(comfy.node("KSampler"), "steps", 1)
     comfy.show(tune)
-    plot = comfy.plot(tune)
-    plot.and_(comfy.page.locator('[data-status="none"][data-concepts="1"]')).wait_for()
-    told = plot.locator(".perfusion-readout").inner_text()
-    assert told.startswith('The concept of "Perfusion Train Concept" is in no file')
-    assert plot.locator(".perfusion-swatch").all_inner_texts() == ["teddy*"]
-    # The curve is that of the sliders all the same.
+    comfy.wait_plot(tune, status="no_concept")
+    told = comfy.plot(tune).locator(".perfusion-readout").inner_text()
+    assert told.startswith("Run the graph once: a concept is made in it")
+    comfy.run()
+    comfy.wait_plot(tune)
+    assert comfy.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["puppet*"]
     before = comfy.plot_picture(tune)
     comfy.drag_slider(tune, "bias", SLIDERS["bias"])
     comfy.wait_other_plot(tune, before)

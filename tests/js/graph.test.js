@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { checkpointOf, choosePrompt, conceptsOf, familySource, placeAt, placesOf, promptId, promptsFor, sourceOf } from "../../js/lib/graph.js";
+import { checkpointOf, choosePrompt, conceptsOf, familySource, placeAt, placesOf, promptId, promptsFor, referenceTo, sourceOf } from "../../js/lib/graph.js";
 import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, graphOf, holder, loader, lora, number, prompt, reroute, rooted, sampler, subgraphOf, train, tune } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);
@@ -243,4 +243,10 @@ test("a concept that comes from no file is told, with its placeholder", () => {
     [2, "", "teddy*"],
     [3, "royal", ""],
   ]);
+  assert.deepEqual(found.map(referenceTo), [
+    { node: "5", placeholder: "teddy*" },
+    { file: "royal", placeholder: "" },
+  ]);
+  assert.equal(referenceTo({ ...found[0], placeholder: "" }), null);
+  assert.equal(referenceTo({ ...found[1], file: "", placeholder: "pot*" }), null);
 });
