@@ -48,9 +48,6 @@ SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
 }
 BIASES = (0.0, 0.4, 0.8, 1.2)
-# Nodes that are not shown in the first graph that has them: there its concept is in no file, and so
-# its plot has no words.
-BEST_IN = {"PerfusionTune": "tune_bias"}
 _GAVE_PICTURES = "(id) => Boolean(app.nodeOutputs[id]?.images?.length)"
 
 
@@ -178,8 +175,7 @@ def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
     todo -= SCENES.keys()
     for name in _names():
         graph = example_graph(name)
-        kinds_here = {node["type"] for node in graph["nodes"]}
-        here = {kind for kind in todo & kinds_here if BEST_IN.get(kind, name) == name}
+        here = todo & {node["type"] for node in graph["nodes"]}
         if here and studio.load(graph, name):
             for kind in sorted(here):
                 node = studio.comfy.nodes(kind)[0]
