@@ -120,3 +120,15 @@ def test_what_was_used_is_written_into_the_drawn_graph(pack: ModuleType) -> None
     assert nodes[0]["widgets_values"] == [0.4, 0.15, "9.0: 0.6, 0.15, 1.0"]
     assert nodes[1]["widgets_values"] == [1]
     bridge.write_back(None, None, "5", ["bias"], {"bias": 1.0})  # as without a page
+
+
+def test_what_was_used_is_written_into_a_subgraph_that_is_used_once(pack: ModuleType) -> None:
+    bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+    inner = {"id": "uuid", "nodes": [{"id": 5, "type": "PerfusionTune", "widgets_values": [0.6]}]}
+    holder = {"id": 12, "type": "uuid"}
+    for holders, expected in (([holder], [0.4]), ([holder, {**holder, "id": 13}], [0.6])):
+        workflow = json.loads(json.dumps({"nodes": holders, "definitions": {"subgraphs": [inner]}}))
+        prompt = {"12:5": {"inputs": {"bias": 0.6}}}
+        bridge.write_back(prompt, {"workflow": workflow}, "12:5", ["bias"], {"bias": 0.4})
+        assert prompt["12:5"]["inputs"] == {"bias": 0.4}
+        assert workflow["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == expected
