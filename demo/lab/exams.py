@@ -137,12 +137,13 @@ class FolderExam:
     def marks(
         self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Question]
     ) -> np.ndarray:
-        likeness = self._of(subject)(features(self.judge, pictures))
+        likeness = self.likeness(subject)(features(self.judge, pictures))
         verdicts = self.judge.look_at(list(pictures))
         text = [follows(v.objects, v.background, q) for v, q in zip(verdicts, asked, strict=True)]
         return np.stack([np.array(text, dtype=float), likeness], axis=1)
 
-    def _of(self, subject: Subject) -> Likeness:
+    def likeness(self, subject: Subject) -> Likeness:
+        """Of the subject; raises ValueError where the judge's features do not tell it apart."""
         if subject.fingerprint not in self._likeness:
             prompts = [q.prompt for q in self.questions(subject, subject.superclass)]
             plain = features(self.judge, self.paint(prompts))

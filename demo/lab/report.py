@@ -115,9 +115,13 @@ class Report:
         self.contenders = [contender.as_dict() for contender in contenders]
         self.comparison = compare(contenders)
 
-    def write(self, seconds: float) -> None:
-        """lab.json and lab.md."""
-        self.about["seconds"] = round(seconds)
+    def write(self, lab: Lab, seconds: float) -> None:
+        """lab.json and lab.md, after so many seconds of this run."""
+        self.about |= {
+            "seconds": round(seconds),
+            "seconds_of_work": round(sum(lab.cache.seconds.values())),
+            "from_other_code": len(lab.cache.other_code),
+        }
         found = {
             **self.about,
             "identity": self.identity,
@@ -137,7 +141,9 @@ class Report:
         """The tables, to be read or pasted."""
         about = self.about
         lines = [
-            f"`{about['command']}`, {about['date']}, {about['machine']}, {about['seconds']} s. "
+            f"`{about['command']}`, {about['date']}, {about['machine']}; "
+            f"{about['seconds_of_work']} s of training and sampling, {about['seconds']} s of them "
+            "in this run, the rest kept from earlier ones. "
             f"Subjects: {', '.join(about['subjects'])}; {about['pictures_a_point']} pictures a "
             f"point; {about['steps']} training steps of {about['batch']} pictures.",
             "",
@@ -253,12 +259,12 @@ def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], 
         for one in contenders:
             variant = one.variants[one.best]
             asked = lab.exam.questions(subject, variant.method.phrase(subject))
-            rows.append(Row(variant.name, lab.strip(variant, subject), [q.prompt for q in asked]))
+            rows.append(Row(variant.name, lab.strip(variant, [subject]), [q.prompt for q in asked]))
     for couple in couples:
         for one in contenders:
             variant = one.variants[one.best]
             title = f"{couple[0].name} and {couple[1].name}: {variant.name}"
-            rows.append(Row(title, lab.strip_of_both(variant, couple)))
+            rows.append(Row(title, lab.strip(variant, couple)))
     contact_sheet(rows).save(path)
 
 

@@ -45,7 +45,7 @@ def studio() -> Iterator[Studio]:
         patch.setattr(small, "UNET_CONFIG", {**small.UNET_CONFIG, "model_channels": 32})
         patch.setattr(small, "load_unet", lambda _: _narrow_unet())
         patch.setattr(studio_module, "STEPS", 2)
-        for module in (methods, rejected, weights):
+        for module in (methods, weights):
             patch.setattr(module, "BATCH", 2)
         for name in ("textual_inversion", "lora"):
             patch.setattr(f"demo.lab.rivals.{name}.BATCH", 2)

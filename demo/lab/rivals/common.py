@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def knowing(clip: Any, words: Sequence[tuple[Subject, Words]]) -> Any:
             own = Word(subject.placeholder, rows.detach().cpu().float(), owner=subject.name)
             listed.setdefault(encoder, []).append(own)
     return with_words(clip, listed)
+
+
+def tuned(method: str) -> float:
+    """The rate of a rival that `--tune` has found; rates.json is what it left."""
+    text = Path(__file__).with_name("rates.json").read_text(encoding="utf-8")
+    rate: float = json.loads(text)[method]["rate"]
+    return rate
 
 
 WORD = "word."
