@@ -64,8 +64,8 @@ def arguments() -> argparse.Namespace:
         parser.error("CONCEPT (a folder) and SUPERCLASS (its ordinary word) go together")
     if args.concept and args.concepts:
         parser.error("--concepts names concepts of the world; it does not go with a folder")
-    if args.samples is None:  # of six concepts 96 at a point, of two 64
-        args.samples = 16 if args.full else 32
+    if args.samples is None:  # 96 at a point of six concepts, else 64
+        args.samples = 64 if args.concept else 16 if args.full else 32
     if args.samples < PROMPTS or args.samples % PROMPTS:
         parser.error(f"--samples is {args.samples}: there are {PROMPTS} prompts, give a multiple")
     return args
@@ -84,8 +84,11 @@ def open_lab(args: argparse.Namespace) -> Lab:
     exam: Exam = WorldExam(judge)
     if args.concept:
         subjects = [folder_subject(Path(args.concept), args.superclass)]
-        exam = FolderExam(judge, lambda p: studio.draw(studio.model, studio.clip, p, SAMPLE_SEED))
-        exam.likeness(subjects[0])  # what cannot be measured is refused before it is trained
+        likeness = FolderExam(
+            judge, lambda prompts: studio.draw(studio.model, studio.clip, prompts, SAMPLE_SEED)
+        )
+        likeness.of(subjects[0])  # what cannot be measured is refused before it is trained
+        exam = likeness
     elif args.tune:
         subjects = [world_subject(TUNED_ON)]
     else:

@@ -31,10 +31,8 @@ Couple = tuple[Subject, Subject]
 
 @dataclass(frozen=True)
 class Training:
-    """What one training cost."""
+    """What one training left, and what it took."""
 
-    method: Method
-    subject: str
     file: Path
     seconds: float
 
@@ -89,7 +87,6 @@ class Lab:
         self.repeats = repeats
         self.cache = cache
         self.clock = Clock()
-        self.trainings: dict[str, Training] = {}
         self._points: dict[str, Point] = {}
 
     def expect(self, variants: Iterable[Variant], couples: int) -> None:
@@ -120,9 +117,7 @@ class Lab:
             os.replace(partial, file)
             self.cache.put(key, seconds, seconds)
             self.clock.finish(_kind(method), seconds, f"{_kind(method)} {subject.name}")
-        training = Training(method, subject.name, file, self.cache.get(key))
-        self.trainings.setdefault(file.name, training)
-        return training
+        return Training(file, self.cache.get(key))
 
     def point(self, variant: Variant) -> Point:
         """A variant's marks on every subject."""
@@ -148,7 +143,7 @@ class Lab:
         if missing:
             learned = [(s, self.learned(variant.method, s).file) for s in subjects]
             begin = time.monotonic()
-            asked = self._asked(variant, subjects)
+            asked = self.asked(variant, subjects)
             prompts = [question.prompt for question in asked]
             with torch.inference_mode():
                 model, clip = variant.method.apply(self.studio, learned, prompts, **variant.use)
@@ -164,7 +159,8 @@ class Lab:
             self.clock.finish(kind, time.monotonic() - begin, told)
         return [marks for key in keys for marks in self.cache.get(key) or ()]
 
-    def _asked(self, variant: Variant, subjects: Sequence[Subject]) -> list[Question]:
+    def asked(self, variant: Variant, subjects: Sequence[Subject]) -> list[Question]:
+        """The prompts for one subject, or for two in one picture."""
         phrases = [variant.method.phrase(subject) for subject in subjects]
         if len(subjects) == 1:
             return self.exam.questions(subjects[0], phrases[0])
@@ -200,7 +196,7 @@ class Lab:
         """Of one picture of each prompt: a larger run takes over what a smaller one has made."""
         return {
             "subjects": [self._training_key(variant.method, subject) for subject in subjects],
-            "prompts": [question.prompt for question in self._asked(variant, subjects)],
+            "prompts": [question.prompt for question in self.asked(variant, subjects)],
             "use": dict(variant.use),
             "exam": [type(self.exam).__name__, SAMPLE_SEED + repeat, STEPS, CFG],
         }

@@ -23,7 +23,7 @@ def pareto(title: str, identity: str, series: Mapping[str, Sequence[Point]], pat
         identity: what the mark of identity is.
         series: label -> points.
     """
-    figure, axes = plt.subplots(figsize=(6, 5), dpi=120)
+    figure, axes = plt.subplots(figsize=(6.4, 5.6), dpi=120)
     for colour, (label, points) in zip(COLOURS * 3, series.items(), strict=False):
         means = np.array([point.means for point in points])
         along = means[front(means)]
@@ -45,6 +45,11 @@ def pareto(title: str, identity: str, series: Mapping[str, Sequence[Point]], pat
         ylabel=identity,
         title=title,
     )
+    axes.annotate(
+        "better", (0.995, 0.995), (0.88, 0.9), xycoords="axes fraction", fontsize=8, color="gray",
+        ha="center", va="center", arrowprops={"arrowstyle": "->", "color": "gray"},
+    )  # fmt: skip
+    axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")
     figure.tight_layout()

@@ -58,9 +58,7 @@ def rate_of(method: Method) -> float:
     return rate
 
 
-def _variants(
-    method: Method, factor: float, knob: str, values: Sequence[float]
-) -> list[Variant]:
+def _variants(method: Method, factor: float, knob: str, values: Sequence[float]) -> list[Variant]:
     """The method with its rates times a factor, at each setting of its knob."""
     if isinstance(method, Perfusion):
         rates = {name: rate * factor for name, rate in RATES.items()}
