@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -229,7 +230,7 @@ def tune_all(lab: Lab, out: Path, steps: int | None) -> None:
 
 def command(given: Sequence[str]) -> str:
     """The command that made this, as one would type it."""
-    return "make lab" + (f' ARGS="{" ".join(given)}"' if given else "")
+    return "make lab" + (f' ARGS="{shlex.join(given)}"' if given else "")
 
 
 if __name__ == "__main__":

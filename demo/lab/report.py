@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -144,8 +143,8 @@ class Report:
         about = self.about
         lines = [
             f"`{about['command']}`, {about['date']}, {about['machine']}; "
-            f"{about['seconds_of_work']} s of training and sampling, {about['seconds']} s of them "
-            "in this run, the rest kept from earlier ones. "
+            f"{about['seconds_of_work']} s of training and sampling in all, of which earlier runs "
+            f"may have done a part; this one took {about['seconds']} s. "
             f"Subjects: {', '.join(about['subjects'])}; {about['pictures_a_point']} pictures a "
             f"point; {about['steps']} training steps of {about['batch']} pictures.",
             "",
@@ -194,7 +193,7 @@ class Report:
         ratio = found["volume_ratio"]
         lines += [
             "",
-            f"Perfusion's hypervolume is {ratio or math.nan:.2f} times that of the best rival "
+            f"Perfusion's hypervolume is {_share(ratio)} that of the best rival "
             f"({found['best_rival']}); the difference is {found['volume_difference']:+.3f} "
             f"({found['volume_difference_interval'][0]:+.3f} to "
             f"{found['volume_difference_interval'][1]:+.3f}). Its file has "
@@ -252,6 +251,10 @@ def _ratio(ours: float, other: float) -> float | None:
 
 def _reached(ours: float, other: float, wanted: float) -> bool:
     return ours > 0 and ours >= wanted * other
+
+
+def _share(ratio: float | None) -> str:
+    return "beyond any ratio to" if ratio is None else f"{ratio:.2f} times"
 
 
 def _with(value: float, interval: Sequence[float]) -> str:
