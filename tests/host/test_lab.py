@@ -26,7 +26,8 @@ from demo.lab.figures import Point
 from demo.lab.methods import Method, Perfusion
 from demo.lab.rejected import Substituted, SwappedEdit, UngatedEdit
 from demo.lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
-from demo.lab.rivals.common import denoising_loss, load
+from demo.lab.rivals.common import denoising_loss, load, trigger
+from demo.lab.rivals.textual_inversion import superclass_word
 from demo.lab.subjects import Subject, folder_subject, world_subject
 from demo.pictures import BACKGROUNDS
 from demo.studio import Studio
@@ -227,6 +228,20 @@ def test_a_method_trains_samples_and_leaves_the_model_alone(
     assert not np.array_equal(one, other)
     assert both.shape == (1, 128, 128, 3)
     assert np.array_equal(painted(studio, (studio.model, studio.clip), plain), before)
+
+
+def test_a_trigger_is_near_the_superclass_and_of_its_own(
+    studio: Studio, berry: Subject, royal: Subject
+) -> None:
+    mint = replace(berry, name="mint")
+    (one,), (same,), (other,), (teapot,) = (
+        trigger(studio, subject).values() for subject in (berry, berry, mint, royal)
+    )
+    (word,) = superclass_word(studio, berry).values()
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    near = torch.nn.functional.cosine_similarity
+    assert near(one, word).item() > 0.8 > near(teapot, word).item()
 
 
 def test_a_fine_tuned_weight_is_used_as_it_was_learned(

@@ -1,7 +1,7 @@
 """Fine-tuning of the UNet's own weights with prior preservation.
 
 Custom Diffusion (arXiv 2212.04488): the key and value projections of the text, and a word.
-DreamBooth (arXiv 2208.12242): the whole UNet, under a word that meant nothing.
+DreamBooth (arXiv 2208.12242): the whole UNet, under a word of its own.
 
 A weight's change is learned beside it, through the host's weight wrappers as its own LoRA training
 does it: the model's weights are never written to, and a change is used as a patch of the host's
