@@ -19,7 +19,7 @@ import torch
 from demo import model as small
 from demo import studio as studio_module
 from demo.judge import load_judge
-from demo.lab import methods, rejected, tuning
+from demo.lab import methods, recipe, rejected, tuning
 from demo.lab.ablations import FULL, QUICK, ablations
 from demo.lab.exams import FolderExam, Likeness, WorldExam, features
 from demo.lab.figures import Point
@@ -264,7 +264,10 @@ def test_a_fine_tuned_weight_is_used_as_it_was_learned(
     assert torch.equal(weights.weight_of(studio.model, key), before)
 
 
-def test_the_lab_trains_as_the_demos_graph_says(berry: Subject) -> None:
+def test_the_lab_trains_as_the_demos_graph_says(
+    monkeypatch: pytest.MonkeyPatch, berry: Subject
+) -> None:
+    monkeypatch.setattr(methods, "BATCH", recipe.BATCH)  # which the small studio has lowered
     settings = Perfusion().settings()
     (node,) = (
         node["inputs"]
