@@ -1,7 +1,7 @@
 """`make lab`: the paper's ablations and its rivals, measured, with confidence intervals and plots.
 
 make lab                                    two concepts of the emoji world, about half an hour
-make lab ARGS=--full                        six concepts, more settings
+make lab ARGS=--full                        six concepts, more settings: some 75 minutes
 make lab ARGS=--tune                        every method's rates, on a concept of its own
 make lab CONCEPT=folder SUPERCLASS=word     any folder of pictures of one thing
 

@@ -41,8 +41,10 @@ def tune(lab: Lab, method: Method, knob: str, values: Sequence[float]) -> dict[s
             label, rate = type(method).__name__, tried[power]["rate"]
             print(f"{label}, rate {rate:g}: hypervolume {volume.value:.3f}", flush=True)
         best = max(tried, key=lambda power: tried[power]["hypervolume"])
-        wanted = {best - 1, best + 1} - set(tried)
-        wanted = {power for power in wanted if abs(power) <= FURTHEST}
+        # Where nothing has been learned yet, nobody knows in which direction it lies.
+        learned = tried[best]["hypervolume"] > 0
+        ends = {best - 1, best + 1} if learned else {min(tried) - 1, max(tried) + 1}
+        wanted = {power for power in ends - set(tried) if abs(power) <= FURTHEST}
     return {
         "rate": tried[best]["rate"],
         "at_an_end": best in (min(tried), max(tried)),
