@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from perfusion_core.bridge import add_concepts, apply_stack
+import numpy as np
+import torch
+
+from perfusion_core.bridge import add_concepts, apply_stack, thumbnail
 from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.training import TrainingSettings
 
@@ -92,7 +95,9 @@ class Perfusion(Method):
         result = studio.learn(
             chosen.groups(studio, self.masked), subject.superclass, self.settings()
         )
-        save_concept(result.concept, file)
+        # With the picture that the node puts into the file, whose bytes count.
+        pixels = torch.from_numpy(np.array(subject.pictures[0])).movedim(-1, 0) / 255
+        save_concept(replace(result.concept, preview=thumbnail(pixels)), file)
 
     def apply(
         self,
