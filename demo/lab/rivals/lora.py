@@ -17,9 +17,10 @@ from perfusion_core.bridge.models import compute_dtype
 from perfusion_core.templates import templates_for
 
 from ...studio import Studio
-from ..methods import BATCH, SEED, Method, Pair
+from ..methods import Method, Pair
+from ..recipe import BATCH, SEED
 from ..subjects import Subject
-from .common import knowing, load, save, trigger
+from .common import knowing, load, save, trigger, tuned
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Lora(Method):
     own caption, for the same pictures a step: that is how it is trained here.
     """
 
-    rate: float = 2e-3
+    rate: float = tuned("Lora")
     rank: int = 8
 
     def phrase(self, subject: Subject) -> str:
@@ -40,9 +41,13 @@ class Lora(Method):
     def train(self, studio: Studio, subject: Subject, file: Path) -> None:
         words = trigger(studio, subject)
         clip = knowing(studio.clip, [(subject, words)])
-        (group,) = studio.groups(subject.pictures)
-        templates = [t.format(self.phrase(subject)) for t in templates_for(subject.superclass)]
-        pairs = [(latent, text) for latent in group.latents for text in templates]
+        (group,) = subject.groups(studio)
+        templates = templates_for(subject.superclass)
+        pairs = [
+            (latent, caption.format(self.phrase(subject)))
+            for n, latent in enumerate(group.latents)
+            for caption in ([group.captions[n]] if group.captions else templates)
+        ]
         with torch.inference_mode():
             positive = [encoded(clip, text) for _, text in pairs]
         _, lora = train_lora(
