@@ -50,7 +50,7 @@ class Lora(Method):
         ]
         with torch.inference_mode():
             positive = [encoded(clip, text) for _, text in pairs]
-        _, lora = train_lora(
+        lora = train_lora(
             studio.model,
             torch.stack([latent for latent, _ in pairs]),
             positive,
@@ -94,8 +94,8 @@ def train_lora(
     rate: float,
     rank: int,
     on_step: Callable[[], None] = lambda: None,
-) -> tuple[Any, dict[str, Tensor]]:
-    """Runs TrainLoraNode: (MODEL with the LoRA, the LoRA's weights).
+) -> dict[str, Tensor]:
+    """Runs TrainLoraNode; gives the LoRA's weights.
 
     In the precision that the model computes in, without checkpointing, as all that it is compared
     with.
@@ -110,6 +110,10 @@ def train_lora(
 
     precision = "fp32" if compute_dtype(model.model) == torch.float32 else "bf16"
     torch.manual_seed(SEED)  # the node draws from the global generator
+    # Inputs that newer hosts demand (0.12.1), at what the older ones do without them.
+    newer = {"bucket_mode": [False], "bypass_mode": [False]}
+    schema = TrainLoraNode.define_schema()
+    asked = {one.id for one in schema.inputs}
     with _told(on_step):
         # Every input is a list: the node takes lists. The latents come one by one: it trips over a
         # single batch of several (0.3.75).
@@ -130,19 +134,28 @@ def train_lora(
             algorithm=["LoRA"],
             gradient_checkpointing=[False],
             existing_lora=["[None]"],
+            **{name: value for name, value in newer.items() if name in asked},
         )
-    trained, lora = output.result[:2]
-    return trained, {name: t.detach().float().cpu() for name, t in lora.items()}
+    # The second of four outputs, or the first of three.
+    (lora,) = (
+        given
+        for given, kind in zip(output.result, schema.outputs, strict=True)
+        if kind.io_type == "LORA_MODEL"
+    )
+    return {name: t.detach().float().cpu() for name, t in lora.items()}
 
 
 @contextmanager
 def _told(on_step: Callable[[], None]) -> Iterator[None]:
     """Within this context the host's progress bars tell of every step, and show nothing."""
-    before, shown = comfy.utils.PROGRESS_BAR_HOOK, comfy.utils.PROGRESS_BAR_ENABLED
-    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: on_step())
-    comfy.utils.set_progress_bar_enabled(False)
+    during = {"PROGRESS_BAR_HOOK": lambda *_, **__: on_step(), "PROGRESS_BAR_ENABLED": False}
+    # Newer hosts (0.12.1) tell of only some of the steps, by the clock.
+    during |= {"PROGRESS_THROTTLE_MIN_INTERVAL": 0, "PROGRESS_THROTTLE_MIN_PERCENT": 0}
+    before = {name: getattr(comfy.utils, name) for name in during if hasattr(comfy.utils, name)}
+    for name in before:
+        setattr(comfy.utils, name, during[name])
     try:
         yield
     finally:
-        comfy.utils.set_progress_bar_global_hook(before)
-        comfy.utils.set_progress_bar_enabled(shown)
+        for name, value in before.items():
+            setattr(comfy.utils, name, value)
