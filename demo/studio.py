@@ -51,13 +51,22 @@ class Studio:
         self.model, self.clip, self.vae = small.load()
 
     def groups(
-        self, pictures: Sequence[Image.Image], masks: Sequence[np.ndarray] | None = None
+        self,
+        pictures: Sequence[Image.Image],
+        masks: Sequence[np.ndarray] | None = None,
+        captions: Sequence[str] = (),
     ) -> list[PictureGroup]:
-        """Pictures, and where the concept is in each, as training takes them."""
+        """Pictures as training takes them.
+
+        Args:
+            masks: where the concept is [H, W], 0 to 1, in each.
+            captions: what each shows, with "{}" for the concept; empty for templates.
+        """
         given = [
             Picture(
                 torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 255,
                 None if masks is None else torch.from_numpy(masks[n]).float(),
+                captions[n] if captions else "",
             )
             for n, picture in enumerate(pictures)
         ]
@@ -66,19 +75,17 @@ class Studio:
 
     def learn(
         self,
-        pictures: Sequence[Image.Image],
+        groups: Sequence[PictureGroup],
         superclass: str,
         settings: TrainingSettings,
-        masks: Sequence[np.ndarray] | None = None,
         through: Callable[[Any], Any] = lambda backbone: backbone,
     ) -> TrainingResult:
         """Train a concept, whose placeholder is its superclass with a star.
 
         Args:
-            masks: where the concept is [H, W], 0 to 1, in each picture.
+            groups: its pictures, of one size.
             through: what to make of the host's backbone, for designs that differ from ours.
         """
-        groups = self.groups(pictures, masks)
         with torch.inference_mode():
             covariance = covariance_of(self.clip)
             batch = (settings.batch_size, *groups[0].latents.shape[1:])

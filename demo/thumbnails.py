@@ -3,8 +3,8 @@
 python -m demo.thumbnails [NAME ...]    runs the emoji world's graphs; writes workflows/<name>.jpg,
                                         and js/docs/<NodeId>.jpg of nodes whose result is a picture
 
-ComfyUI's template browser shows workflows/<name>.jpg for workflows/<name>.json. Graphs for models
-that cannot be had here are left out.
+ComfyUI's template browser shows workflows/<name>.jpg for workflows/<name>.json. Graphs that load a
+checkpoint of the user's are left out: `make pictures ARGS=graphs` shows their page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tools.client import ComfyClient, Result
 from tools.host import ready_host
 from tools.locate import ROOT
 from tools.server import running_host
-from tools.workflows import UI_GRAPHS, Graph, load_api
+from tools.workflows import UI_GRAPHS, Graph, graph_names, load_api
 
 from .examples import FOLDER
 
@@ -91,10 +91,14 @@ def given(client: ComfyClient, graph: Graph, result: Result, kind: str) -> list[
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.thumbnails", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SHOWN)}")
-    names = parser.parse_args().names or list(SHOWN)
-    if unknown := set(names) - SHOWN.keys():
-        parser.error(f"no such graph: {', '.join(sorted(unknown))}; there are {', '.join(SHOWN)}")
+    shown = graph_names(checkpoint=False)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(shown)}")
+    names = parser.parse_args().names or shown
+    if unknown := set(names) - set(shown):
+        parser.error(
+            f"not a graph of the emoji world: {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(shown)}"
+        )
     with tempfile.TemporaryDirectory() as base, running_host(ready_host(), Path(base)) as host:
         for path in FOLDER.glob("*/*.png"):
             host.client.upload_image(path)

@@ -8,7 +8,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
 import { openChooser } from "./lib/chooser.js";
-import { LOADER, checkpointOf, choosePrompt, familySource, isNegative, promptsFor, valueOf, widgetOf } from "./lib/graph.js";
+import { LOADER, checkpointOf, choosePrompt, familySource, placesOf, promptId, promptsFor, valueOf, widgetOf } from "./lib/graph.js";
 import { make } from "./lib/make.js";
 import { addPart } from "./lib/part.js";
 import { server } from "./lib/shared.js";
@@ -63,15 +63,20 @@ class ConceptCard {
       ]),
     ]);
     this.picture.addEventListener("error", () => this.picture.removeAttribute("src"));
-    addPart(this.node, "card", this.root, { least: () => HEIGHT, most: () => HEIGHT });
+    addPart(this.node, "card", this.root, { least: () => HEIGHT });
+  }
+
+  /** Where the node is; the first of its places, where its subgraph is used several times. */
+  get place() {
+    return placesOf(this.node)[0] ?? { node: this.node, path: [] };
   }
 
   get file() {
-    return String(valueOf(this.node, "file") ?? "");
+    return String(valueOf(this.place, "file") ?? "");
   }
 
   get placeholder() {
-    return String(valueOf(this.node, "placeholder") ?? "").trim() || this.card?.placeholder || "";
+    return String(valueOf(this.place, "placeholder") ?? "").trim() || this.card?.placeholder || "";
   }
 
   /**
@@ -111,7 +116,7 @@ class ConceptCard {
 
   /** The family of the connected checkpoint: from its file, or what it was in the last run. */
   async connectedFamily() {
-    const source = familySource(checkpointOf(this.node));
+    const source = familySource(checkpointOf(this.place));
     try {
       if (source && "family" in source) return source;
       const found = source && (await server.family(source.folder, source.name));
@@ -161,8 +166,8 @@ class ConceptCard {
   async insert() {
     const word = this.placeholder;
     if (!word) return;
-    const prompts = promptsFor(this.node.graph, new Set([this.node]));
-    const prompt = choosePrompt(prompts, [word]) ?? prompts.find((one) => !isNegative(one)) ?? prompts[0];
+    const prompts = promptsFor(this.node.graph, new Set(placesOf(this.node).map(promptId)));
+    const prompt = choosePrompt(prompts, [word]) ?? prompts.find((one) => !one.negative) ?? prompts[0];
     if (!prompt || prompt.node.inputs?.some((input) => input.name === prompt.widget.name && input.link != null)) {
       await this.copy(word);
       return;

@@ -11,7 +11,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
-import { LOADER, TUNE, choosePrompt, conceptsOf, promptId, promptsFor, widgetOf } from "./lib/graph.js";
+import { LOADER, TUNE, choosePrompt, conceptsOf, placesOf, promptId, promptsFor, referenceTo, widgetOf } from "./lib/graph.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
 import { server } from "./lib/shared.js";
@@ -131,11 +131,12 @@ class GatePlot {
     const concepts = this.readConcepts();
     const question = this.question(concepts);
     if (!question) {
-      this.show(null, concepts.length ? "No prompt is encoded with this concept's CLIP." : "No concept reaches this node.");
+      this.show(null, this.whyNone(concepts));
       return;
     }
     try {
-      const cards = await Promise.all(concepts.map(({ file }) => server.card(file)));
+      const files = question.concepts.map(({ file }) => file).filter(Boolean);
+      const cards = await Promise.all(files.map((file) => server.card(file)));
       const broken = cards.find((card) => card.error);
       if (broken) throw new Error(`${broken.file}: ${broken.error}`);
       const found = await server.similarities(question);
@@ -144,7 +145,7 @@ class GatePlot {
       const known = this.answered === key ? this.answer : null;
       if (found.status === "ok") {
         this.answered = key;
-        this.show(found, "");
+        this.show(found, whyUnknown(concepts));
       } else {
         this.show(known, found.reason, found.status);
       }
@@ -153,24 +154,39 @@ class GatePlot {
     }
   }
 
+  /** The concepts that reach the node; none where it has not one place. */
   readConcepts() {
-    if (this.node.type === LOADER) return conceptsOf(this.node).slice(-1);
-    return conceptsOf(this.node, (file) => server.cardNow(file));
+    const places = placesOf(this.node);
+    if (places.length !== 1) return [];
+    if (this.node.type === LOADER) return conceptsOf(places[0]).slice(-1);
+    return conceptsOf(places[0], (file) => server.cardNow(file));
   }
 
   question(concepts) {
-    if (!concepts.length) return null;
-    const nodes = new Set(concepts.map((concept) => concept.via));
-    const words = concepts.map((one) => one.placeholder || server.cardNow(one.file)?.placeholder);
-    const prompt = choosePrompt(promptsFor(this.node.graph, nodes), words);
+    const known = concepts.filter(referenceTo);
+    if (!known.length) return null;
+    const ids = new Set(known.map((concept) => concept.via));
+    const words = known.map((one) => one.placeholder || server.cardNow(one.file)?.placeholder);
+    const prompt = choosePrompt(promptsFor(this.node.graph, ids), words);
     if (!prompt) return null;
     // The CLIP that enters the first of our nodes: the others add words to it.
     const first = prompt.sources.at(-1);
     return {
       node: promptId(first),
       text: prompt.text,
-      concepts: concepts.map(({ file, placeholder }) => ({ file, placeholder })),
+      concepts: known.map(referenceTo),
     };
+  }
+
+  /** Why there is nothing to ask the server for. */
+  whyNone(concepts) {
+    const places = placesOf(this.node).length;
+    if (!places) return "This subgraph is not used in the graph.";
+    if (places > 1) {
+      return `This subgraph is used ${places} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
+    }
+    if (!concepts.length) return "No concept reaches this node.";
+    return whyUnknown(concepts) || "No prompt is encoded with this concept's CLIP.";
   }
 
   show(answer, note, status = answer ? "ok" : "none") {
@@ -195,11 +211,16 @@ class GatePlot {
     if (!width || !height) return;
     this.concepts = this.readConcepts();
     const words = this.answer?.words ?? [];
-    this.series = this.concepts.map((concept, number) => ({
-      name: this.nameOf(concept, number),
-      sliders: concept.sliders,
-      similarities: this.answer?.similarities[number] ?? [],
-    }));
+    let asked = 0;
+    this.series = this.concepts.map((concept) => {
+      // The server is asked for those that can be told, and answers in their order.
+      const number = referenceTo(concept) ? asked++ : -1;
+      return {
+        name: this.nameOf(concept, number),
+        sliders: concept.sliders,
+        similarities: this.answer?.similarities[number] ?? [],
+      };
+    });
     this.chart = layOut(width, height, this.series, words);
 
     const style = getComputedStyle(this.root);
@@ -237,7 +258,7 @@ class GatePlot {
   }
 
   nameOf(concept, number) {
-    return concept.placeholder || server.cardNow(concept.file)?.placeholder || this.answer?.names[number] || concept.file;
+    return concept.placeholder || server.cardNow(concept.file)?.placeholder || this.answer?.names[number] || concept.file || titleOf(concept.node);
   }
 
   writeLegend(colours) {
@@ -258,7 +279,7 @@ class GatePlot {
 
   write(words) {
     const chosen = this.chosen !== null && this.chosen < words.length;
-    const other = this.answer && !this.answer.own ? "Tokens of another node's CLIP, until this graph has run." : "";
+    const other = this.answer && !this.answer.own ? "Tokens of another node's CLIP, until this node has run." : "";
     const told = chosen ? describe(this.series, words, this.chosen) : this.note || other || this.answer?.text || "";
     if (this.readout.textContent !== told) {
       this.readout.textContent = told;
@@ -290,6 +311,18 @@ class GatePlot {
     this.chosen = token;
     this.redraw();
   }
+}
+
+/** Why the tokens of some concepts cannot be known, or "". */
+function whyUnknown(concepts) {
+  const unknown = concepts.find((concept) => !referenceTo(concept))?.node;
+  if (!unknown) return "";
+  if (unknown.type === LOADER) return `No concept file is chosen on "${titleOf(unknown)}".`;
+  return `"${titleOf(unknown)}" makes a concept whose word is not known here: save it, and take it from a loader.`;
+}
+
+function titleOf(node) {
+  return node.title || node.type;
 }
 
 function redrawAll() {

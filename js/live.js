@@ -5,7 +5,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
-import { TUNE, isConnected, promptId, slidersOf, widgetOf } from "./lib/graph.js";
+import { TUNE, isConnected, placeAt, placesOf, promptId, rootOf, slidersOf, widgetOf } from "./lib/graph.js";
 import { Newest, Run } from "./lib/moves.js";
 import { server } from "./lib/shared.js";
 import { setWidget } from "./lib/widgets.js";
@@ -14,20 +14,35 @@ const SLIDERS = ["bias", "temperature", "strength"];
 const run = new Run();
 const queue = { remaining: 0 };
 let writing = false;
+/** The run in which it was said that a node cannot be live. */
+let warned = null;
 
 /** Sends a node's sliders to the running sampler. */
 async function send(node) {
-  if (!run.promptId) return;
-  try {
-    await server.live({ prompt_id: run.promptId, node_id: promptId(node), ...slidersOf(node) });
-  } catch (error) {
-    app.extensionManager?.toast?.add?.({
-      severity: "warn",
-      summary: "Perfusion Tune",
-      detail: `The sampler did not take the slider: ${error.message}`,
-      life: 5000,
-    });
+  const places = placesOf(node);
+  if (!run.promptId || !places.length) return;
+  if (places.length > 1) {
+    if (warned !== run.promptId) {
+      warn(`its subgraph is used ${places.length} times, so what one of them used could not be kept.`);
+    }
+    warned = run.promptId;
+    return;
   }
+  const [place] = places;
+  try {
+    await server.live({ prompt_id: run.promptId, node_id: promptId(place), ...slidersOf(place) });
+  } catch (error) {
+    warn(error.message);
+  }
+}
+
+function warn(reason) {
+  app.extensionManager?.toast?.add?.({
+    severity: "warn",
+    summary: "Perfusion Tune",
+    detail: `The sampler did not take the slider: ${reason}`,
+    life: 5000,
+  });
 }
 
 function onSlider(node, newest) {
@@ -35,9 +50,7 @@ function onSlider(node, newest) {
   const live = Boolean(widgetOf(node, "live")?.value);
   // What an earlier live run did belongs to the sliders as they were.
   if (!live && widgetOf(node, "moves")?.value) setWidget(node, "moves", "");
-  if (live && run.promptId && promptId(node) && !SLIDERS.some((name) => isConnected(node, name))) {
-    newest.offer(node);
-  }
+  if (live && run.promptId && !SLIDERS.some((name) => isConnected(node, name))) newest.offer(node);
 }
 
 /** Writes what a run used into its nodes, unless another run has been asked for already. */
@@ -48,7 +61,7 @@ function writeBack(promptIdOver) {
   writing = true;
   try {
     for (const { node_id: id, moves, ...values } of used) {
-      const node = app.graph.getNodeById(Number(id)) ?? app.graph.getNodeById(id);
+      const node = placeAt(rootOf(app.graph), id)?.node;
       if (node?.comfyClass !== TUNE) continue;
       for (const name of SLIDERS) {
         if (widgetOf(node, name).value !== values[name]) setWidget(node, name, values[name]);

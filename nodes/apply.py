@@ -46,9 +46,9 @@ class PerfusionApplyConcepts(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
-        remember_encoder(clip)
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         concepts = [entry.concept for entry in entries]
+        remember_encoder(clip, concepts)
         hidden = cls.hidden
         note_applied(concepts, hidden.unique_id, hidden.prompt, hidden.extra_pnginfo)
         locks = [entry.settings.key_lock for entry in entries]

@@ -31,8 +31,10 @@ from ..perfusion_core.bridge import (
     Busy,
     HostMismatch,
     Listed,
+    NoConcept,
     NoEncoder,
     Similarities,
+    applied_concept,
     checkpoint_family,
     concept_card,
     concept_cards,
@@ -43,7 +45,7 @@ from ..perfusion_core.bridge import (
     prompt_similarities,
     renamed,
 )
-from ..perfusion_core.concept import ConceptError
+from ..perfusion_core.concept import Concept, ConceptError
 from ..perfusion_core.families import FAMILIES
 from ..perfusion_core.moves import checked_sliders
 from ..perfusion_core.origin import is_foreign
@@ -139,16 +141,10 @@ async def _similarities(request: web.Request) -> web.Response:
         raise _Refused(400, 'expected {"text": string, "node": string, "concepts": [...]}')
     if len(wanted) > MAX_CONCEPTS or not wanted:
         raise _Refused(400, f"{len(wanted)} concepts were asked for; 1 to {MAX_CONCEPTS} fit")
-    pairs = []
-    for one in wanted:
-        pair = (one.get("file"), one.get("placeholder", "")) if isinstance(one, dict) else ()
-        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise _Refused(400, 'every concept must be {"file": string, "placeholder": string}')
-        concept_path(pair[0])
-        pairs.append(pair)
+    asked = [_asked(one) for one in wanted]
 
     def answer() -> tuple[list[str], Similarities]:
-        concepts = [renamed(concept_of(file), placeholder) for file, placeholder in pairs]
+        concepts = [concept() for concept in asked]
         return [c.placeholder for c in concepts], prompt_similarities(node, concepts, text)
 
     try:
@@ -157,10 +153,28 @@ async def _similarities(request: web.Request) -> web.Response:
         return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
     except NoEncoder:
         return _not_now("no_encoder", "Run the graph once: the tokens come from its CLIP.")
+    except NoConcept:
+        return _not_now("no_concept", "Run the graph once: a concept is made in it, in no file.")
     except (HostMismatch, ConceptError) as error:
         return _not_now("mismatch", str(error))
     said = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
     return web.json_response({"status": "ok", **said, **asdict(found)})
+
+
+def _asked(one: Any) -> Callable[[], Concept]:
+    """What gives a concept that a page names by its file, or by the node that puts it on a CLIP."""
+    if isinstance(one, dict):
+        file, node, placeholder = one.get("file"), one.get("node"), one.get("placeholder", "")
+        if isinstance(file, str) and node is None and isinstance(placeholder, str):
+            concept_path(file)
+            return lambda: renamed(concept_of(file), placeholder)
+        if isinstance(node, str) and file is None and isinstance(placeholder, str):
+            return lambda: applied_concept(node, placeholder)
+    raise _Refused(
+        400,
+        'every concept must be {"file": string, "placeholder": string}, or {"node": string, '
+        '"placeholder": string} for one that a node applies from no file',
+    )
 
 
 def _not_now(status: str, reason: str) -> web.Response:

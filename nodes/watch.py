@@ -49,13 +49,15 @@ class TrainingWatch:
         """See `OnStep`."""
         self._bar.update_absolute(done, total)
         left = time_left(time.monotonic() - self._begun, done, total)
-        self._tell(f"step {done} of {total}, loss {loss:.4f}, {left}", last=done == total)
+        at = f"step {done} of {total}, loss {loss:.4f}, {left}"
+        self._tell(at, last=done == total)
         if self._save_every and done % self._save_every == 0 and done < total:
             concept = snapshot()
             name = f"{default_name(concept.name)}_step{done}"
             save_concept(concept, save_path(name, overwrite=False))
         if self.validation is not None and self._due(done, total):
             self._look(self.validation, done, total, snapshot)
+            self._tell(at, last=True)  # in place of "painting ..."
         if not self._keep:
             stop_when_asked()
 

@@ -50,8 +50,8 @@ def ready_host(*, need: list[str] | None = None, want: list[str] | None = None) 
     """
     host = find_host()
     install.setup_host(host, Steps(home()))
-    if want and (absent := install.setup_wanted(host, Steps(home()), want)):
-        say(f"{host.python} has no {', '.join(absent)}: going on without")
+    if want:
+        _say_absent(host.python, install.setup_wanted(host, Steps(home()), want))
     missing = install.lacking(host.python, need) if need and not host.ours else []
     if missing:
         raise SetupError(
@@ -62,9 +62,23 @@ def ready_host(*, need: list[str] | None = None, want: list[str] | None = None) 
     return host
 
 
-def unit_python() -> Path:
-    """A Python for what needs no host: the host's if it is ready and ours, else a light one."""
-    steps = Steps(home())
+def _say_absent(python: Path, modules: list[str]) -> None:
+    if modules:
+        say(f"{python} has no {', '.join(modules)}: going on without")
+
+
+def unit_python(want: list[str] | None = None) -> Path:
+    """A Python for what needs no host: the host's if it is ready and ours, else a light one.
+
+    Either is set-up's own, and gets what is wanted.
+    """
+    python = _unit_python(Steps(home()))
+    if want:
+        _say_absent(python, install.add_wanted(python, Steps(home()), want))
+    return python
+
+
+def _unit_python(steps: Steps) -> Path:
     host = find_host()
     if host.ours and host.python.is_file() and (host.path / "requirements.txt").is_file():
         key = install.host_key(host, ROOT)
@@ -137,7 +151,7 @@ def main(argv: list[str]) -> int:
     try:
         if options.command == "run":
             if options.unit:
-                return hand_over(unit_python(), rest)
+                return hand_over(unit_python(options.want), rest)
             host = ready_host(need=options.need, want=options.want)
             if options.browser:
                 browser.setup_browser(host, Steps(home()))

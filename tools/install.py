@@ -145,17 +145,22 @@ def setup_wanted(host: Host, steps: Steps, modules: list[str]) -> list[str]:
 
     They can be done without, so that a found environment, which is never changed, may lack them.
     """
-    missing = lacking(host.python, modules)
     if not host.ours:
-        return missing
+        return lacking(host.python, modules)
+    return add_wanted(host.python, steps, modules)
+
+
+def add_wanted(python: Path, steps: Steps, modules: list[str]) -> list[str]:
+    """Add modules of `WANTED` to an environment that set-up made; return those still not there."""
+    missing = lacking(python, modules)
     for module in missing:
         packages = WANTED[module]
-        pip: list[str | Path] = [host.python, "-m", "pip", "install"]
+        pip: list[str | Path] = [python, "-m", "pip", "install"]
         pip += ["--disable-pip-version-check", "--no-deps"]
         with steps.lock():
             say(f"installing {packages[0]} ...")
             steps.run([*pip, *packages])
-    return lacking(host.python, missing) if missing else []
+    return lacking(python, missing) if missing else []
 
 
 def _pip_step(venv: Path, steps: Steps, packages: list[str], what: str, key: str) -> None:

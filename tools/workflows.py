@@ -201,6 +201,21 @@ def load_api(name: str) -> Graph:
     return graph
 
 
+def graph_names(*, checkpoint: bool) -> list[str]:
+    """The graphs that load a checkpoint of the user's, or those that need the built-in world alone.
+
+    It decides where a graph's picture, workflows/<name>.jpg, comes from: those that run here are
+    shown by what they make (`python -m demo.thumbnails`), the others by their page (`make pictures
+    ARGS=graphs`). Neither makes the other's.
+    """
+    names = sorted(path.stem for path in API_GRAPHS.glob("*.json"))
+    return [name for name in names if _loads_checkpoint(load_api(name)) == checkpoint]
+
+
+def _loads_checkpoint(graph: Graph) -> bool:
+    return any("ckpt_name" in node["inputs"] for node in graph.values())
+
+
 def load_note(name: str) -> str:
     """What its note says of one of the demo's graphs."""
     return (API_GRAPHS / f"{name}.md").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
 """`make lab`: the paper's ablations and its rivals, measured, with confidence intervals and plots.
 
 make lab                                    two concepts of the emoji world, about half an hour
-make lab ARGS=--full                        six concepts, more settings and pictures: hours on a
-                                            CPU, for a GPU
+make lab ARGS=--full                        six concepts, more settings: some 75 minutes
+make lab ARGS=--tune                        every method's rates, on a concept of its own
 make lab CONCEPT=folder SUPERCLASS=word     any folder of pictures of one thing
 
 A stop loses nothing: the same command goes on from there. Leaves lab.json, lab.md, plots and a
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from .subjects import Subject
 
 OUTPUT = ROOT / "demo" / "output"
-# Concepts of different superclasses side by side: each two of them are composed.
+# Concepts of different superclasses side by side: each two of them are composed. The second is one
+# that things can be in, as some of those prompts ask for, as long as there is one.
 QUICK_CONCEPTS = ("berry", "royal")
-FULL_CONCEPTS = ("berry", "royal", "mint", "candy", "taxi", "plum")
+FULL_CONCEPTS = ("berry", "royal", "mint", "taxi", "candy", "plum")
 # Held out of the lab: rates are chosen on it.
 TUNED_ON = "lagoon"
 PROMPTS = 8
@@ -54,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concept", help="a folder of pictures of one thing to learn")
     parser.add_argument("--superclass", help="the ordinary word for it, such as teddy")
     parser.add_argument("--only", nargs="+", metavar="PART", help=f"ablations, or {RIVALS}")
-    parser.add_argument("--tune", action="store_true", help="try the rivals' rates instead")
+    parser.add_argument("--tune", action="store_true", help="try each method's rates instead")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="where results go")
     parser.add_argument("--cache", type=Path, default=OUTPUT / "lab_cache")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
@@ -63,8 +65,8 @@ def arguments() -> argparse.Namespace:
         parser.error("CONCEPT (a folder) and SUPERCLASS (its ordinary word) go together")
     if args.concept and args.concepts:
         parser.error("--concepts names concepts of the world; it does not go with a folder")
-    if args.samples is None:
-        args.samples = 32 if args.full else 16
+    if args.samples is None:  # 96 at a point of six concepts, else 64
+        args.samples = 64 if args.concept else 16 if args.full else 32
     if args.samples < PROMPTS or args.samples % PROMPTS:
         parser.error(f"--samples is {args.samples}: there are {PROMPTS} prompts, give a multiple")
     return args
@@ -83,7 +85,11 @@ def open_lab(args: argparse.Namespace) -> Lab:
     exam: Exam = WorldExam(judge)
     if args.concept:
         subjects = [folder_subject(Path(args.concept), args.superclass)]
-        exam = FolderExam(judge, lambda p: studio.draw(studio.model, studio.clip, p, SAMPLE_SEED))
+        likeness = FolderExam(
+            judge, lambda prompts: studio.draw(studio.model, studio.clip, prompts, SAMPLE_SEED)
+        )
+        likeness.of(subjects[0])  # what cannot be measured is refused before it is trained
+        exam = likeness
     elif args.tune:
         subjects = [world_subject(TUNED_ON)]
     else:
@@ -97,7 +103,7 @@ def main() -> None:
     args = arguments()
     import_host()  # everything that is imported from here on knows the host
     from .ablations import FULL, QUICK, ablations, ours, sweep
-    from .methods import STEPS
+    from .recipe import STEPS
     from .report import Report
     from .rivals import RIVALS as METHODS
 
@@ -105,9 +111,12 @@ def main() -> None:
     if args.fresh:
         shutil.rmtree(args.cache, ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    lab = open_lab(args)
+    try:
+        lab = open_lab(args)
+    except ValueError as error:
+        raise SystemExit(f"make lab: {error}") from None
     if args.tune:
-        tune(lab, args.out, args.steps)
+        tune_all(lab, args.out, args.steps)
         return
 
     scale, steps = FULL if args.full else QUICK, args.steps or STEPS
@@ -137,18 +146,17 @@ def main() -> None:
     for ablation in chosen:
         print(f"{ablation.name} ...", flush=True)
         report.add_ablation(lab, ablation)
-        report.write(time.monotonic() - begun)
+        report.write(lab, time.monotonic() - begun)
     if contenders:
         compare(lab, report, contenders, couples)
-    report.about["from_other_code"] = len(lab.cache.other_code)
-    report.write(time.monotonic() - begun)
+    report.write(lab, time.monotonic() - begun)
     print(f"\n{report.markdown()}\nwritten to {args.out}")
 
 
 def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
     """How the figures were made."""
     from .cache import world
-    from .methods import BATCH
+    from .recipe import BATCH
     from .report import machine
 
     return {
@@ -160,8 +168,6 @@ def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
         "steps": steps,
         "batch": BATCH,
         "world": world(),
-        "seconds": 0,
-        "from_other_code": 0,
     }
 
 
@@ -193,32 +199,38 @@ def couples_of(subjects: Sequence[Subject]) -> list[Couple]:
     return [(a, b) for a, b in pairs if a.superclass != b.superclass]
 
 
-def tune(lab: Lab, out: Path, steps: int | None) -> None:
-    """Every rival at each rate of its ladder, on a concept that the lab does not measure."""
+def tune_all(lab: Lab, out: Path, steps: int | None) -> None:
+    """Every method at rates around its own, on a concept that the lab does not measure.
+
+    Leaves lab_rates.json; demo/lab/rivals/rates.json is the one that the lab goes by.
+    """
     from tools.steps import write_atomic
 
-    from .ablations import Variant
+    from .ablations import QUICK
+    from .methods import Perfusion
+    from .recipe import STEPS
+    from .report import machine
     from .rivals import RIVALS as METHODS
+    from .tuning import tune
 
-    found: dict[str, Any] = {}
-    for method in METHODS:
-        one = method() if steps is None else method(steps)
-        variants = [
-            Variant(f"{method.__name__}, rate {rate:g}", replace(one, rate=rate))
-            for rate in (one.rate / 4, one.rate / 2, one.rate, one.rate * 2, one.rate * 4)
-        ]
-        lab.expect(variants, couples=0)
-        for variant in variants:
-            point = lab.point(variant)
-            found[variant.name] = point.as_dict()
-            text, identity = point.means
-            print(f"{variant.name}: identity {identity:.2f}, text alignment {text:.2f}", flush=True)
-    write_atomic(out / "lab_rates.json", json.dumps(found, indent=1) + "\n")
+    found: dict[str, Any] = {
+        "command": command(sys.argv[1:]),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "tuned_on": TUNED_ON,
+    }
+    methods = [method() if steps is None else method(steps) for method in METHODS]
+    for method in (*methods, Perfusion(steps or STEPS)):
+        ours = isinstance(method, Perfusion)
+        knob, values = ("bias", QUICK.biases) if ours else ("strength", QUICK.strengths)
+        found[type(method).__name__] = tune(lab, method, knob, values)
+        write_atomic(out / "lab_rates.json", json.dumps(found, indent=1) + "\n")
+    print(f"written to {out / 'lab_rates.json'}")
 
 
 def command(given: Sequence[str]) -> str:
     """The command that made this, as one would type it."""
-    return "make lab" + (f' ARGS="{" ".join(given)}"' if given else "")
+    return "make lab" + (f' ARGS="{shlex.join(given)}"' if given else "")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,9 @@ class Cache:
         common: part of every key.
         code: what to note as the code that made a value; no part of the key, since most changes of
             code change no figure. `other_code` lists what was taken from another one.
+
+    Attributes:
+        seconds: what each value took that was used, in whichever run it was made.
     """
 
     def __init__(self, folder: Path, common: Mapping[str, Any], code: str) -> None:
@@ -52,6 +55,7 @@ class Cache:
         self.common = dict(common)
         self.code = code
         self.other_code: set[Path] = set()
+        self.seconds: dict[Path, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, key: Mapping[str, Any], suffix: str = ".json") -> Path:
@@ -67,9 +71,16 @@ class Cache:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["code"] != self.code:
             self.other_code.add(path)
+        self.seconds[path] = entry["seconds"]
         return entry["value"]
 
-    def put(self, key: Mapping[str, Any], value: Any) -> None:
-        """Keep a value that JSON can hold."""
-        entry = {"key": {**self.common, **key}, "code": self.code, "value": value}
-        write_atomic(self.path(key), json.dumps(entry, indent=1) + "\n")
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether there is a value of a key."""
+        return self.path(key).is_file()
+
+    def put(self, key: Mapping[str, Any], value: Any, seconds: float) -> None:
+        """Keep a value that JSON can hold, and how long it took."""
+        path, common = self.path(key), {**self.common, **key}
+        entry = {"key": common, "code": self.code, "seconds": round(seconds, 1), "value": value}
+        write_atomic(path, json.dumps(entry, indent=1) + "\n")
+        self.seconds[path] = entry["seconds"]

@@ -137,12 +137,16 @@ class FolderExam:
     def marks(
         self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Question]
     ) -> np.ndarray:
-        likeness = self._of(subject)(features(self.judge, pictures))
+        likeness = self.of(subject)(features(self.judge, pictures))
         verdicts = self.judge.look_at(list(pictures))
         text = [follows(v.objects, v.background, q) for v, q in zip(verdicts, asked, strict=True)]
         return np.stack([np.array(text, dtype=float), likeness], axis=1)
 
-    def _of(self, subject: Subject) -> Likeness:
+    def of(self, subject: Subject) -> Likeness:
+        """The likeness to a subject.
+
+        Raises ValueError where the judge's features do not tell it from its plain superclass.
+        """
         if subject.fingerprint not in self._likeness:
             prompts = [q.prompt for q in self.questions(subject, subject.superclass)]
             plain = features(self.judge, self.paint(prompts))

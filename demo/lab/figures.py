@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,18 @@ def front(means: np.ndarray) -> list[int]:
     return kept[::-1]
 
 
+@cache
+def _redrawn(concepts: int, pictures: int, seed: int) -> np.ndarray:
+    """How much every picture counts in every resample [resamples, concepts * pictures]."""
+    rng = np.random.default_rng(seed)
+    shares = np.zeros((RESAMPLES, concepts * pictures))
+    for row in shares:
+        of = rng.integers(concepts, size=concepts)[:, None]
+        which = rng.integers(pictures, size=(concepts, pictures))
+        np.add.at(row, (of * pictures + which).ravel(), 1 / row.size)
+    return shares
+
+
 def estimate(points: Sequence[Point], statistic: Statistic, seed: int = 0) -> Estimate:
     """A statistic of points that were measured alike, with its bootstrap interval.
 
@@ -106,12 +119,9 @@ def estimate(points: Sequence[Point], statistic: Statistic, seed: int = 0) -> Es
         raise ValueError(f"points of different pictures cannot be compared: {sorted(shapes)}")
     marks = np.stack([point.marks for point in points])
     _, concepts, pictures, _ = marks.shape
-    rng = np.random.default_rng(seed)
-    drawn = np.empty(RESAMPLES)
-    for n in range(RESAMPLES):
-        of = rng.integers(concepts, size=concepts)[:, None]
-        which = rng.integers(pictures, size=(concepts, pictures))
-        drawn[n] = statistic(marks[:, of, which].mean(axis=(1, 2)))
+    shares = _redrawn(concepts, pictures, seed)
+    means = np.einsum("rn,pnm->rpm", shares, marks.reshape(len(marks), -1, 2))
+    drawn = [statistic(redrawn) for redrawn in means]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     value = statistic(marks.mean(axis=(1, 2)))

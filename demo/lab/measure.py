@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..exam import pair_questions
+from ..exam import Question, pair_questions
 from ..judge import Judge
 from ..studio import CFG, STEPS, Studio
 from .ablations import Variant
@@ -31,10 +31,8 @@ Couple = tuple[Subject, Subject]
 
 @dataclass(frozen=True)
 class Training:
-    """What one training cost."""
+    """What one training left, and what it took."""
 
-    method: Method
-    subject: str
     file: Path
     seconds: float
 
@@ -89,7 +87,6 @@ class Lab:
         self.repeats = repeats
         self.cache = cache
         self.clock = Clock()
-        self.trainings: dict[str, Training] = {}
         self._points: dict[str, Point] = {}
 
     def expect(self, variants: Iterable[Variant], couples: int) -> None:
@@ -101,9 +98,9 @@ class Lab:
                 training = self._training_key(variant.method, subject)
                 if self._file(training) is None:
                     trainings[self.cache.path(training)] = _kind(variant.method)
-                point = self._point_key(variant, subject)
-                if self.cache.get(point) is None:
-                    points.add(self.cache.path(point))
+                keys = [self._point_key(variant, [subject], n) for n in range(self.repeats)]
+                if not all(map(self.cache.has, keys)):
+                    points.add(self.cache.path(keys[0]))
         self.clock.todo = Counter({**Counter(trainings.values()), "point": len(points)})
         self.clock.todo["pair"] = couples
 
@@ -118,113 +115,99 @@ class Lab:
             method.train(self.studio, subject, partial)
             seconds = round(time.monotonic() - begin, 1)
             os.replace(partial, file)
-            self.cache.put(key, seconds)
+            self.cache.put(key, seconds, seconds)
             self.clock.finish(_kind(method), seconds, f"{_kind(method)} {subject.name}")
-        training = Training(method, subject.name, file, self.cache.get(key))
-        self.trainings.setdefault(file.name, training)
-        return training
+        return Training(file, self.cache.get(key))
 
     def point(self, variant: Variant) -> Point:
         """A variant's marks on every subject."""
         if variant.name not in self._points:
-            marks = [self._marks(variant, subject) for subject in self.subjects]
+            marks = [self._marks(variant, [subject]) for subject in self.subjects]
             self._points[variant.name] = Point(variant.name, np.array(marks))
         return self._points[variant.name]
 
-    def _marks(self, variant: Variant, subject: Subject) -> Any:
-        key = self._point_key(variant, subject)
-        found = self.cache.get(key)
-        if found is None:
-            asked = [
-                question
-                for question in self.exam.questions(subject, variant.method.phrase(subject))
-                for _ in range(self.repeats)
-            ]
-            training = self.learned(variant.method, subject)
-            begin = time.monotonic()
-            pictures = self._paint(variant, [(subject, training.file)], [q.prompt for q in asked])
-            found = self.exam.marks(subject, pictures, asked).tolist()
-            self._keep_strip(key, pictures)
-            self.cache.put(key, found)
-            told = f"{variant.name}, {subject.name}"
-            self.clock.finish("point", time.monotonic() - begin, told)
-        return found
-
     def both(self, variant: Variant, couples: Sequence[Couple]) -> Point:
         """Two subjects, trained apart, in one picture: (text alignment, both identities)."""
-        marks = [self._both(variant, couple) for couple in couples]
-        return Point(variant.name, np.array(marks))
+        return Point(variant.name, np.array([self._marks(variant, couple) for couple in couples]))
 
-    def _both(self, variant: Variant, couple: Couple) -> Any:
-        key = {**self._point_key(variant, couple[0]), "with": couple[1].fingerprint}
-        found = self.cache.get(key)
-        if found is None:
-            one, other = couple
-            phrases = [variant.method.phrase(subject) for subject in couple]
-            asked = [
-                question
-                for question in pair_questions(
-                    phrases[0], one.superclass, phrases[1], other.superclass
-                )
-                for _ in range(self.repeats)
-            ]
-            learned = [(s, self.learned(variant.method, s).file) for s in couple]
-            begin = time.monotonic()
-            pictures = self._paint(variant, learned, [q.prompt for q in asked])
-            names = {one.name, other.name}
-            found = [
-                [float(follows(v.objects, v.background, q)), float(names <= v.concepts)]
-                for v, q in zip(self.judge.look_at(pictures), asked, strict=True)
-            ]
-            self._keep_strip(key, pictures)
-            self.cache.put(key, found)
-            told = f"{variant.name}, {one.name} with {other.name}"
-            self.clock.finish("pair", time.monotonic() - begin, told)
-        return found
-
-    def strip(self, variant: Variant, subject: Subject) -> list[Image.Image]:
+    def strip(self, variant: Variant, subjects: Sequence[Subject]) -> list[Image.Image]:
         """The first picture of every prompt, as it was measured."""
-        return self._read_strip(self._point_key(variant, subject))
-
-    def strip_of_both(self, variant: Variant, couple: Couple) -> list[Image.Image]:
-        """The same of two subjects in one picture."""
-        key = {**self._point_key(variant, couple[0]), "with": couple[1].fingerprint}
-        return self._read_strip(key)
-
-    def _paint(
-        self, variant: Variant, learned: Sequence[tuple[Subject, Path]], prompts: Sequence[str]
-    ) -> list[Image.Image]:
-        with torch.inference_mode():
-            model, clip = variant.method.apply(self.studio, learned, prompts, **variant.use)
-        return self.studio.draw(model, clip, prompts, SAMPLE_SEED)
-
-    def _keep_strip(self, key: Mapping[str, Any], pictures: Sequence[Image.Image]) -> None:
-        chosen = pictures[:: self.repeats]
-        width, height = chosen[0].size
-        strip = Image.new("RGB", (width * len(chosen), height))
-        for n, picture in enumerate(chosen):
-            strip.paste(picture, (n * width, 0))
-        strip.save(self.cache.path(key, ".png"))
-
-    def _read_strip(self, key: Mapping[str, Any]) -> list[Image.Image]:
-        with Image.open(self.cache.path(key, ".png")) as strip:
+        with Image.open(self.cache.path(self._point_key(variant, subjects, 0), ".png")) as strip:
             side = strip.height
             return [strip.crop((x, 0, x + side, side)) for x in range(0, strip.width, side)]
+
+    def _marks(self, variant: Variant, subjects: Sequence[Subject]) -> list[Any]:
+        """Of every picture, those of one repeat of the prompts after those of another."""
+        keys = [self._point_key(variant, subjects, n) for n in range(self.repeats)]
+        missing = [n for n, key in enumerate(keys) if not self.cache.has(key)]
+        if missing:
+            learned = [(s, self.learned(variant.method, s).file) for s in subjects]
+            begin = time.monotonic()
+            asked = self.asked(variant, subjects)
+            prompts = [question.prompt for question in asked]
+            with torch.inference_mode():
+                model, clip = variant.method.apply(self.studio, learned, prompts, **variant.use)
+            for n in missing:
+                started = time.monotonic()
+                pictures = self.studio.draw(model, clip, prompts, SAMPLE_SEED + n)
+                marks = self._judged(subjects, pictures, asked)
+                if n == 0:
+                    _save_strip(pictures, self.cache.path(keys[n], ".png"))
+                self.cache.put(keys[n], marks, time.monotonic() - started)
+            told = f"{variant.name}, {' with '.join(s.name for s in subjects)}"
+            kind = "point" if len(subjects) == 1 else "pair"
+            self.clock.finish(kind, time.monotonic() - begin, told)
+        return [marks for key in keys for marks in self.cache.get(key) or ()]
+
+    def asked(self, variant: Variant, subjects: Sequence[Subject]) -> list[Question]:
+        """The prompts for one subject, or for two in one picture."""
+        phrases = [variant.method.phrase(subject) for subject in subjects]
+        if len(subjects) == 1:
+            return self.exam.questions(subjects[0], phrases[0])
+        one, other = subjects
+        return pair_questions(phrases[0], one.superclass, phrases[1], other.superclass)
+
+    def _judged(
+        self,
+        subjects: Sequence[Subject],
+        pictures: Sequence[Image.Image],
+        asked: Sequence[Question],
+    ) -> list[Any]:
+        if len(subjects) == 1:
+            marks: list[Any] = self.exam.marks(subjects[0], pictures, asked).tolist()
+            return marks
+        names = {subject.name for subject in subjects}
+        return [
+            [float(follows(v.objects, v.background, q)), float(names <= v.concepts)]
+            for v, q in zip(self.judge.look_at(list(pictures)), asked, strict=True)
+        ]
 
     def _file(self, training: Mapping[str, Any]) -> Path | None:
         """What a training left, or None when it has not run to its end."""
         file = self.cache.path(training, ".safetensors")
-        return file if file.is_file() and self.cache.get(training) is not None else None
+        return file if file.is_file() and self.cache.has(training) else None
 
     def _training_key(self, method: Method, subject: Subject) -> dict[str, Any]:
         return {"trained": method.key, "subject": subject.fingerprint, "name": subject.name}
 
-    def _point_key(self, variant: Variant, subject: Subject) -> dict[str, Any]:
+    def _point_key(
+        self, variant: Variant, subjects: Sequence[Subject], repeat: int
+    ) -> dict[str, Any]:
+        """Of one picture of each prompt: a larger run takes over what a smaller one has made."""
         return {
-            **self._training_key(variant.method, subject),
+            "subjects": [self._training_key(variant.method, subject) for subject in subjects],
+            "prompts": [question.prompt for question in self.asked(variant, subjects)],
             "use": dict(variant.use),
-            "exam": [type(self.exam).__name__, self.repeats, SAMPLE_SEED, STEPS, CFG],
+            "exam": [type(self.exam).__name__, SAMPLE_SEED + repeat, STEPS, CFG],
         }
+
+
+def _save_strip(pictures: Sequence[Image.Image], path: Path) -> None:
+    width, height = pictures[0].size
+    strip = Image.new("RGB", (width * len(pictures), height))
+    for n, picture in enumerate(pictures):
+        strip.paste(picture, (n * width, 0))
+    strip.save(path)
 
 
 def _kind(method: Method) -> str:

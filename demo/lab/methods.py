@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from perfusion_core.bridge import add_concepts, apply_stack
+import numpy as np
+import torch
+
+from perfusion_core.bridge import add_concepts, apply_stack, thumbnail
 from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.training import TrainingSettings
 
 from ..studio import Studio, entry_of
+from .recipe import BATCH, RATES, SEED, STEPS
 from .subjects import Subject
-
-# As `make demo` trains.
-STEPS, BATCH, SEED = 200, 8, 1
 
 Pair = tuple[Any, Any]
 """A host's MODEL and CLIP."""
@@ -34,7 +35,7 @@ class Method(ABC):
     @property
     def key(self) -> dict[str, Any]:
         """Everything that decides what is learned, for the cache."""
-        return {"method": type(self).__name__, **asdict(self)}
+        return {"method": type(self).__name__, "batch": BATCH, "seed": SEED, **asdict(self)}
 
     def phrase(self, subject: Subject) -> str:
         """What stands for the subject in a prompt."""
@@ -60,12 +61,18 @@ class Method(ABC):
         """
 
 
+def recipe(steps: int, **changes: Any) -> TrainingSettings:
+    """The demo's settings, with changes."""
+    common = {"steps": steps, "batch_size": BATCH, "seed": SEED, **RATES}
+    return TrainingSettings(**{**common, **changes})
+
+
 @dataclass(frozen=True)
 class Perfusion(Method):
     """This pack's training, and its edit of the attention.
 
     Attributes:
-        training: changes of the default `TrainingSettings`.
+        training: changes of the demo's `TrainingSettings`.
         pictures: how many training pictures; 0 for all.
         masked: whether the loss is weighted by where the concept is.
     """
@@ -74,21 +81,23 @@ class Perfusion(Method):
     pictures: int = 0
     masked: bool = False
 
+    @property
+    def key(self) -> dict[str, Any]:
+        return {**super().key, "training": asdict(self.settings())}
+
     def settings(self) -> TrainingSettings:
-        common = {"steps": self.steps, "batch_size": BATCH, "seed": SEED}
-        return TrainingSettings(**{**common, **self.training})
+        return recipe(self.steps, **self.training)
 
     def train(self, studio: Studio, subject: Subject, file: Path) -> None:
         chosen = subject.first(self.pictures)
         if self.masked and chosen.masks is None:
             raise ValueError(f"nobody knows where {subject.name} is in its pictures: no masks")
         result = studio.learn(
-            chosen.pictures,
-            subject.superclass,
-            self.settings(),
-            chosen.masks if self.masked else None,
+            chosen.groups(studio, self.masked), subject.superclass, self.settings()
         )
-        save_concept(result.concept, file)
+        # With the picture that the node puts into the file, whose bytes count.
+        pixels = torch.from_numpy(np.array(subject.pictures[0])).movedim(-1, 0) / 255
+        save_concept(replace(result.concept, preview=thumbnail(pixels)), file)
 
     def apply(
         self,

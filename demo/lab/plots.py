@@ -19,25 +19,29 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # 
 def pareto(title: str, identity: str, series: Mapping[str, Sequence[Point]], path: Path) -> None:
     """Each series' points with their confidence intervals, and a line along its front.
 
+    Numbers beside points are the settings of the series' knob.
+
     Args:
         identity: what the mark of identity is.
         series: label -> points.
     """
-    figure, axes = plt.subplots(figsize=(6, 5), dpi=120)
+    figure, axes = plt.subplots(figsize=(6.4, 5.6), dpi=120)
     for colour, (label, points) in zip(COLOURS * 3, series.items(), strict=False):
         means = np.array([point.means for point in points])
         along = means[front(means)]
         axes.plot(along[:, 0], along[:, 1], color=colour, alpha=0.5)
-        axes.plot([], [], "o", color=colour, label=label)
+        knob = points[0].name.rpartition(", ")[2].rpartition(" ")[0]
+        axes.plot([], [], "o", color=colour, label=f"{label}, by {knob}")
         for point, (x, y) in zip(points, means, strict=True):
             found = point.as_dict()
             errors = {
                 axis: np.abs(np.array(found[f"{name}_interval"])[:, None] - value)
                 for axis, name, value in (("xerr", "text_alignment", x), ("yerr", "identity", y))
             }
-            axes.errorbar(x, y, fmt="o", color=colour, capsize=2, elinewidth=0.7, **errors)
-            knob = point.name.rpartition(" ")[2]
-            axes.annotate(knob, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            axes.errorbar(x, y, color=colour, alpha=0.4, capsize=2, elinewidth=0.8, **errors)
+            axes.plot(x, y, "o", color=colour)
+            setting = point.name.rpartition(" ")[2]
+            axes.annotate(setting, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
     axes.set(
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
@@ -45,6 +49,11 @@ def pareto(title: str, identity: str, series: Mapping[str, Sequence[Point]], pat
         ylabel=identity,
         title=title,
     )
+    axes.annotate(
+        "better", (0.995, 0.995), (0.88, 0.9), xycoords="axes fraction", fontsize=8, color="gray",
+        ha="center", va="center", arrowprops={"arrowstyle": "->", "color": "gray"},
+    )  # fmt: skip
+    axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")
     figure.tight_layout()

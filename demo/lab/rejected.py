@@ -14,7 +14,7 @@ In both, o is the superclass's key W_K p, and the learned value W_V p + D.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,10 @@ from perfusion_core.concept import Concept
 from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.edit import GatedEdit, LockedPrompt, PreparedContext
 from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import Encoded, TrainingSettings
+from perfusion_core.training import Encoded
 
 from ..studio import Studio
-from .methods import BATCH, SEED, Method, Pair
+from .methods import Method, Pair, recipe
 from .subjects import Subject
 
 WRAPPER = "perfusion_lab"
@@ -113,12 +113,21 @@ class SwappedBackbone:
 
 @dataclass(frozen=True)
 class Substituted(Method):
-    """Learned by substitution. Knobs: `insert` ("swap" or "ungated") and `strength`."""
+    """Learned by substitution, as Perfusion otherwise.
+
+    Knobs: `insert` ("swap" or "ungated") and `strength`.
+    """
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {**super().key, "training": asdict(recipe(self.steps))}
 
     def train(self, studio: Studio, subject: Subject, file: Path) -> None:
-        settings = TrainingSettings(steps=self.steps, batch_size=BATCH, seed=SEED)
         result = studio.learn(
-            subject.pictures, subject.superclass, settings, through=SwappedBackbone
+            subject.groups(studio),
+            subject.superclass,
+            recipe(self.steps),
+            through=SwappedBackbone,
         )
         save_concept(result.concept, file)
 

@@ -21,6 +21,7 @@ from .ablations import Ablation, Variant
 from .figures import Estimate, Point, estimate, hypervolume
 from .measure import Couple, Lab
 from .plots import pareto
+from .subjects import Subject
 
 WANTED_VOLUME, WANTED_BYTES, WANTED_BOTH = 1.2, 0.1, 2.0
 
@@ -115,9 +116,13 @@ class Report:
         self.contenders = [contender.as_dict() for contender in contenders]
         self.comparison = compare(contenders)
 
-    def write(self, seconds: float) -> None:
-        """lab.json and lab.md."""
-        self.about["seconds"] = round(seconds)
+    def write(self, lab: Lab, seconds: float) -> None:
+        """lab.json and lab.md, after so many seconds of this run."""
+        self.about |= {
+            "seconds": round(seconds),
+            "seconds_of_work": round(sum(lab.cache.seconds.values())),
+            "from_other_code": len(lab.cache.other_code),
+        }
         found = {
             **self.about,
             "identity": self.identity,
@@ -137,7 +142,9 @@ class Report:
         """The tables, to be read or pasted."""
         about = self.about
         lines = [
-            f"`{about['command']}`, {about['date']}, {about['machine']}, {about['seconds']} s. "
+            f"`{about['command']}`, {about['date']}, {about['machine']}; "
+            f"{about['seconds_of_work']} s of training and sampling in all, of which earlier runs "
+            f"may have done a part; this one took {about['seconds']} s. "
             f"Subjects: {', '.join(about['subjects'])}; {about['pictures_a_point']} pictures a "
             f"point; {about['steps']} training steps of {about['batch']} pictures.",
             "",
@@ -186,16 +193,19 @@ class Report:
         ratio = found["volume_ratio"]
         lines += [
             "",
-            f"Perfusion's hypervolume is {_times(ratio)} that of the best rival "
+            f"Perfusion's hypervolume is {_share(ratio)} that of the best rival "
             f"({found['best_rival']}); the difference is {found['volume_difference']:+.3f} "
             f"({found['volume_difference_interval'][0]:+.3f} to "
             f"{found['volume_difference_interval'][1]:+.3f}). Its file has "
             f"{found['bytes_ratio']:.4f} times the bytes.",
         ]
         if "both_ratio" in found:
+            ratio = found["both_ratio"]
             lines.append(
-                f"Both identities are in {_times(found['both_ratio'])} as many composed pictures "
-                "as with stacked LoRAs."
+                "No picture of stacked LoRAs has both identities: there is no ratio."
+                if ratio is None
+                else f"Both identities are in {ratio:.2f} times as many composed pictures as with "
+                "stacked LoRAs."
             )
         return lines
 
@@ -222,14 +232,16 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
         "volume_difference": difference.value,
         "volume_difference_interval": difference.interval,
         "bytes_ratio": round(bytes_ratio, 5),
-        "volume_reached": ratio is not None
-        and ratio >= WANTED_VOLUME
+        "volume_reached": _reached(own.volume.value, best.volume.value, WANTED_VOLUME)
         and bytes_ratio <= WANTED_BYTES,
     }
     lora = next((rival for rival in rivals if rival.label == "Lora"), None)
     if own.both is not None and lora is not None and lora.both is not None:
-        both = _ratio(float(own.both.means[1]), float(lora.both.means[1]))
-        found |= {"both_ratio": both, "both_reached": both is not None and both >= WANTED_BOTH}
+        both, stacked = float(own.both.means[1]), float(lora.both.means[1])
+        found |= {
+            "both_ratio": _ratio(both, stacked),
+            "both_reached": _reached(both, stacked, WANTED_BOTH),
+        }
     return found
 
 
@@ -237,29 +249,34 @@ def _ratio(ours: float, other: float) -> float | None:
     return round(ours / other, 3) if other > 0 else None
 
 
+def _reached(ours: float, other: float, wanted: float) -> bool:
+    return ours > 0 and ours >= wanted * other
+
+
+def _share(ratio: float | None) -> str:
+    return "beyond any ratio to" if ratio is None else f"{ratio:.2f} times"
+
+
 def _with(value: float, interval: Sequence[float]) -> str:
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _times(ratio: float | None) -> str:
-    return "any number of times (the other has none)" if ratio is None else f"{ratio:.2f} times"
-
-
 def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], path: Path) -> None:
-    """Each method's best point: the first picture of every prompt, chosen by place alone."""
+    """Each method's best point on the first two subjects, alone and in one picture.
+
+    The first picture of every prompt is shown, chosen by place alone.
+    """
     rows = []
-    for subject in lab.subjects:
-        rows.append(Row(f"{subject.name}: to learn from", list(subject.pictures)[:8]))
+    shown: list[Sequence[Subject]] = [[subject] for subject in lab.subjects[:2]]
+    for subjects in (*shown, *couples[:1]):
+        title = " and ".join(subject.name for subject in subjects)
+        if len(subjects) == 1:
+            rows.append(Row(f"{title}: to learn from", list(subjects[0].pictures)[:8]))
         for one in contenders:
             variant = one.variants[one.best]
-            asked = lab.exam.questions(subject, variant.method.phrase(subject))
-            rows.append(Row(variant.name, lab.strip(variant, subject), [q.prompt for q in asked]))
-    for couple in couples:
-        for one in contenders:
-            variant = one.variants[one.best]
-            title = f"{couple[0].name} and {couple[1].name}: {variant.name}"
-            rows.append(Row(title, lab.strip_of_both(variant, couple)))
-    contact_sheet(rows).save(path)
+            asked = [question.prompt for question in lab.asked(variant, subjects)]
+            rows.append(Row(f"{title}: {variant.name}", lab.strip(variant, subjects), asked))
+    contact_sheet(rows).save(path, optimize=True)
 
 
 def costs(lab: Lab, variants: Sequence[Variant]) -> tuple[float, int]:

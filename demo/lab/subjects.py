@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from perfusion_core.batches import PictureGroup
+
 from ..pictures import BACKGROUNDS
-from ..studio import placeholder, read_folder
+from ..studio import Studio, placeholder, read_folder
 from ..world.render import SIZE, Scene, Thing, draw_background, render
 from ..world.vocabulary import CONCEPTS, Individual
+from .recipe import CAPTIONS
 
 PICTURES = Path(__file__).parents[1] / "concepts"
 DIFFERENT = 6  # of 255: a pixel where the concept was drawn differs from the empty background
@@ -29,12 +32,14 @@ class Subject:
         superclass: the ordinary word for what it is.
         pictures: of it, square.
         masks: where it is in each picture [H, W], or None where nobody knows.
+        captions: what each picture shows, with "{}" for the thing; empty for the pack's templates.
     """
 
     name: str
     superclass: str
     pictures: Sequence[Image.Image]
     masks: Sequence[np.ndarray] | None = None
+    captions: Sequence[str] = ()
 
     @property
     def placeholder(self) -> str:
@@ -43,8 +48,8 @@ class Subject:
 
     @property
     def fingerprint(self) -> str:
-        """Tells subjects of other pictures or masks apart."""
-        digest = hashlib.sha256(self.superclass.encode())
+        """Tells subjects of other pictures, masks or captions apart."""
+        digest = hashlib.sha256("\n".join([self.superclass, *self.captions]).encode())
         for part in (*self.pictures, *(self.masks or ())):
             digest.update(np.asarray(part).tobytes())
         return digest.hexdigest()[:16]
@@ -54,15 +59,29 @@ class Subject:
         if not count:
             return self
         masks = None if self.masks is None else self.masks[:count]
-        return replace(self, pictures=self.pictures[:count], masks=masks)
+        return replace(
+            self,
+            pictures=self.pictures[:count],
+            masks=masks,
+            captions=self.captions[:count],
+        )
+
+    def groups(self, studio: Studio, masked: bool = False) -> list[PictureGroup]:
+        """Its pictures and captions as every method trains on them.
+
+        Args:
+            masked: whether the masks go along.
+        """
+        return studio.groups(self.pictures, self.masks if masked else None, self.captions)
 
 
 def world_subject(name: str) -> Subject:
-    """A concept of the world, with exact masks: drawn with the concept and without."""
+    """A concept of the world, with the demo's captions and exact masks: drawn with the concept
+    and without."""
     concept = CONCEPTS[name]
     pictures = read_folder(PICTURES / name)
     masks = [mask_of(concept, picture, n) for n, picture in enumerate(pictures)]
-    return Subject(name, concept.object, pictures, masks)
+    return Subject(name, concept.object, pictures, masks, CAPTIONS)
 
 
 def mask_of(concept: Individual, picture: Image.Image, number: int) -> np.ndarray:

@@ -9,7 +9,8 @@ const MARGIN = 6; // around it, in the classic canvas
  * @param {any} node
  * @param {string} name
  * @param {HTMLElement} root
- * @param {{least: () => number, most: () => number}} height in pixels
+ * @param {{least: () => number, most?: () => number}} height in pixels; without most it is always
+ *   the least
  */
 export function addPart(node, name, root, { least, most }) {
   root.dataset.perfusion = name;
@@ -19,9 +20,14 @@ export function addPart(node, name, root, { least, most }) {
     serialize: false,
     margin: MARGIN,
     getMinHeight: () => least() + 2 * MARGIN,
-    getMaxHeight: () => most() + 2 * MARGIN,
+    getMaxHeight: () => (most ?? least)() + 2 * MARGIN,
   });
   widget.serialize = false;
+  if (!most) {
+    // Else Vue's nodes give it its part of what room they have to spare, whatever its most is.
+    widget.computeLayoutSize = undefined;
+    widget.computeSize = () => [0, least() + 2 * MARGIN];
+  }
   return widget;
 }
 

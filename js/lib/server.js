@@ -30,7 +30,7 @@ const KEPT = 100; // answers; each is a few kilobytes
  * @property {boolean} own whether it is the CLIP that the graph has there
  *
  * @typedef {object} NotNow
- * @property {"busy" | "no_encoder" | "mismatch" | "over"} status
+ * @property {"busy" | "no_encoder" | "no_concept" | "mismatch" | "over"} status
  * @property {string} reason
  */
 
@@ -105,7 +105,7 @@ export class Server {
   }
 
   /**
-   * @param {{node: string, text: string, concepts: {file: string, placeholder: string}[]}} question
+   * @param {{node: string, text: string, concepts: {file?: string, node?: string, placeholder: string}[]}} question
    * @returns {Promise<Similarities | NotNow>}
    */
   async similarities(question) {

@@ -81,8 +81,8 @@ def write_back(
     Args:
         prompt: the graph as it runs (hidden input PROMPT).
         pnginfo: what the page has sent along (hidden input EXTRA_PNGINFO); its "workflow" is the
-            graph as it is drawn. A node inside a subgraph is not written there: it may stand for
-            several.
+            graph as it is drawn. A node inside a subgraph that is used several times is not written
+            there: it stands for several.
         widgets: the node's widgets in order.
         values: by name of the widget.
     """
@@ -91,14 +91,33 @@ def write_back(
         node["inputs"].update(values)
         # What the host thinks of the values as they were (fingerprint_inputs), and would go by.
         node.pop("is_changed", None)
-    workflow = (pnginfo or {}).get("workflow") or {}
-    for node in workflow.get("nodes", ()):
-        shown = node.get("widgets_values")
-        if str(node.get("id")) != node_id or not isinstance(shown, list):
-            continue
+    drawn = _drawn_node((pnginfo or {}).get("workflow") or {}, node_id)
+    shown = drawn.get("widgets_values")
+    if isinstance(shown, list):
         shown += [None] * (len(widgets) - len(shown))
         for name, value in values.items():
             shown[widgets.index(name)] = value
+
+
+def _drawn_node(workflow: Mapping[str, Any], node_id: str) -> dict[str, Any]:
+    """The node that an id of a prompt means in a graph as it is drawn; empty where it is not one.
+
+    The ids of the subgraphs that a node lies in come before its own: "12:5".
+    """
+    subgraphs = (workflow.get("definitions") or {}).get("subgraphs") or ()
+    graphs = [workflow, *subgraphs]
+    graph, node = workflow, dict[str, Any]()
+    for part in node_id.split(":"):
+        if node:
+            kind = node.get("type")
+            used = [n for g in graphs for n in g.get("nodes", ()) if n.get("type") == kind]
+            graph = next((one for one in subgraphs if one.get("id") == kind), {})
+            if len(used) != 1:
+                return {}
+        node = next((n for n in graph.get("nodes", ()) if str(n.get("id")) == part), {})
+        if not node:
+            return {}
+    return node
 
 
 def tell_page(event: str, data: Mapping[str, Any]) -> None:

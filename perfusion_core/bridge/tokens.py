@@ -1,8 +1,8 @@
 """What the plots on the nodes show of a prompt: each token's similarity to each concept.
 
 Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how
-long it lives. A page may then ask about any prompt, and the text encoder runs for it, but only
-while the host has nothing to run.
+long it lives. So are concepts that come from another node rather than from a file. A page may then
+ask about any prompt, and the text encoder runs for it, but only while the host has nothing to run.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class NoEncoder(Exception):
     """No CLIP of the concepts' family has gone through a node of ours yet, or none lives still."""
 
 
+class NoConcept(Exception):
+    """A concept that is in no file has not gone through its node yet, or does not live still."""
+
+
 @dataclass(frozen=True)
 class Similarities:
     """The answer to one prompt.
@@ -57,7 +61,7 @@ class Similarities:
 
 
 class Encoders:
-    """The CLIPs that went through our nodes, and what was answered with each.
+    """The CLIPs and concepts that went through our nodes, and what was answered with each CLIP.
 
     Holds none of them alive, and `MAX_KEPT` answers for each that lives.
     """
@@ -65,17 +69,30 @@ class Encoders:
     def __init__(self) -> None:
         self._lock = Lock()
         self._by_node: OrderedDict[str, weakref.ref[Any]] = OrderedDict()
+        self._concepts: dict[str, list[weakref.ref[Concept]]] = {}
         self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Any, TokenGates]] = (
             weakref.WeakKeyDictionary()
         )
 
-    def remember(self, node: str, clip: Any) -> None:
-        """`clip` is what the node of that id puts concepts on."""
+    def remember(self, node: str, clip: Any, concepts: Sequence[Concept] = ()) -> None:
+        """`clip` is what the node of that id puts `concepts` on."""
         with self._lock:
             self._by_node[node] = weakref.ref(clip)
             self._by_node.move_to_end(node)
+            self._concepts[node] = [weakref.ref(concept) for concept in concepts]
             while len(self._by_node) > MAX_NODES:
-                self._by_node.popitem(last=False)
+                forgotten, _ = self._by_node.popitem(last=False)
+                del self._concepts[forgotten]
+
+    def applied(self, node: str, placeholder: str) -> Concept:
+        """The concept of that word that a node put on its CLIP. Raises NoConcept."""
+        with self._lock:
+            alive = [concept for ref in self._concepts.get(node, ()) if (concept := ref())]
+        word = placeholder.strip().lower()
+        for concept in alive:
+            if concept.placeholder.lower() == word:
+                return concept
+        raise NoConcept
 
     def similarities(self, node: str, concepts: Sequence[Concept], text: str) -> Similarities:
         """Similarity of every token of `text` to every concept.
@@ -132,13 +149,21 @@ class Encoders:
 encoders = Encoders()
 
 
-def remember_encoder(clip: Any) -> None:
-    """Remember the CLIP that the node now running puts concepts on. Outside a run: nothing."""
+def remember_encoder(clip: Any, concepts: Sequence[Concept] = ()) -> None:
+    """Remember the CLIP that the node now running puts concepts on, and those of no file.
+
+    Outside a run: nothing.
+    """
     from comfy_execution.utils import get_executing_context
 
     context = get_executing_context()
     if context is not None and clip is not None:
-        encoders.remember(context.node_id, clip)
+        encoders.remember(context.node_id, clip, concepts)
+
+
+def applied_concept(node: str, placeholder: str) -> Concept:
+    """`Encoders.applied` of what has gone through the nodes of this host."""
+    return encoders.applied(node, placeholder)
 
 
 def prompt_similarities(node: str, concepts: Sequence[Concept], text: str) -> Similarities:

@@ -62,6 +62,8 @@ OF_THE_FRONTEND = re.compile(
     r"Connecting to '(https://api\.comfy\.org/|data:application/wasm)"
     r"|Fetch API cannot load data:application/wasm"
     r"|Error loading fuse options: AxiosError"
+    # The minimap, which is off here, when another graph comes on the screen: a subgraph is opened.
+    r"|Attempted to cleanup event listeners for graph that was never set up"
     # 1.32.9: the list of settings is filled before there is a canvas.
     r"|TypeError: Cannot read properties of undefined \(reading 'id'\)\s+"
     r"at onChange \(\S+/assets/index-"
@@ -92,7 +94,10 @@ _READY = """() => {
     && !app.extensionManager.spinner;
 }"""
 
-_WIDGET = "const node = app.graph.getNodeById(id), w = node.widgets.find((x) => x.name === name);"
+# The graph on the screen: a subgraph, where one is open.
+_WIDGET = (
+    "const node = app.canvas.graph.getNodeById(id), w = node.widgets.find((x) => x.name === name);"
+)
 
 # Where a slider's value lies in the page. Litegraph leaves 15 pixels at either end.
 _SLIDER_POINT = f"""([id, name, value]) => {{
@@ -120,6 +125,8 @@ class ComfyPage:
     url: str
     nodes2: bool = False
     """Nodes are elements (the frontend's "Nodes 2.0"), not painted on the canvas."""
+    picture: Path = Path("page")
+    """Where pictures of the page are kept, without the ending."""
     problems: list[str] = field(default_factory=list)
     queued: list[dict[str, Any]] = field(default_factory=list)
     """The graphs that were sent to the server's queue, in order."""
@@ -178,6 +185,34 @@ class ComfyPage:
         self.page.goto(self.url)
         self.wait_ready()
 
+    def into_subgraph(self, *nodes: int) -> int:
+        """Make a subgraph of nodes, as the menu of a selection does; return the node that it is."""
+        made: int = self.page.evaluate(
+            """async (ids) => {
+              const before = new Set(app.graph.nodes);
+              app.canvas.selectItems(ids.map((id) => app.graph.getNodeById(id)));
+              await app.extensionManager.command.execute("Comfy.Graph.ConvertToSubgraph");
+              return app.graph.nodes.find((node) => !before.has(node)).id;
+            }""",
+            list(nodes),
+        )
+        self.settle()
+        return made
+
+    def enter(self, node: int) -> dict[str, int]:
+        """Open a node's subgraph; return the ids of its nodes by their classes."""
+        found: dict[str, int] = self.page.evaluate(
+            """(id) => {
+              const node = app.graph.getNodeById(id);
+              app.canvas.openSubgraph(node.subgraph, node);
+              return Object.fromEntries(node.subgraph.nodes.map((one) => [one.type, one.id]));
+            }""",
+            node,
+        )
+        self.page.wait_for_function("() => app.canvas.graph !== app.graph")
+        self.settle()
+        return found
+
     def reload(self) -> None:
         self.page.reload()
         self.wait_ready()
@@ -194,9 +229,11 @@ class ComfyPage:
             "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
         )
 
-    def screenshot(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=path)
+    def keep(self, moment: str = "") -> None:
+        """Keep a picture of the page as it is, under its name and that of the moment."""
+        self.picture.parent.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.picture.name}-{moment}" if moment else self.picture.name
+        self.page.screenshot(path=self.picture.with_name(f"{stem}.png"))
 
     # The graph.
 
@@ -270,7 +307,7 @@ class ComfyPage:
         """Bring nodes (none: all) to the middle of the canvas, without animation."""
         self.page.evaluate(
             """([ids, scale]) => {
-              const nodes = app.graph.nodes.filter((n) => !ids.length || ids.includes(n.id));
+              const nodes = app.canvas.graph.nodes.filter((n) => !ids.length || ids.includes(n.id));
               const title = 30;
               const left = Math.min(...nodes.map((n) => n.pos[0]));
               const top = Math.min(...nodes.map((n) => n.pos[1] - title));
@@ -294,7 +331,7 @@ class ComfyPage:
         """Where nodes with their titles lie in the page: x, y, width, height."""
         found: dict[str, float] = self.page.evaluate(
             """(ids) => {
-              const nodes = app.graph.nodes.filter((n) => !ids.length || ids.includes(n.id));
+              const nodes = app.canvas.graph.nodes.filter((n) => !ids.length || ids.includes(n.id));
               const { ds, canvas } = app.canvas, at = canvas.getBoundingClientRect();
               const place = (x, y) => ds.convertOffsetToCanvas([x, y]);
               const low = nodes.map((n) => place(n.pos[0], n.pos[1] - 30));
@@ -423,6 +460,19 @@ class ComfyPage:
         with self.one_run() as run:
             self.press_run()
         return run
+
+    def wait_preview(self, node: int) -> None:
+        """Wait until a node shows a picture of what is under way."""
+        self.page.wait_for_function(
+            """([id, nodes2]) => {
+              const images = nodes2
+                ? document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)
+                : (app.canvas.graph.getNodeById(id).imgs ?? []);
+              return [...images].some((image) =>
+                image.src.startsWith("blob:") && image.complete && image.naturalWidth > 0);
+            }""",
+            arg=[node, self.nodes2],
+        )
 
     def wait_picture(self, node: int) -> tuple[int, int]:
         """Wait until a node shows a picture, return its width and height in pixels."""

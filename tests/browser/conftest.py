@@ -102,11 +102,12 @@ def comfy(
 
     save_settings(chromium, host.url, {"Comfy.VueNodes.Enabled": frontend is Frontend.NODES2})
     page = chromium.new_page()
-    comfy = ComfyPage(page, host.url, nodes2=frontend is Frontend.NODES2)
+    nodes2 = frontend is Frontend.NODES2
+    comfy = ComfyPage(page, host.url, nodes2, ARTIFACTS / _file_name(request.node.name))
     try:
         comfy.open()
         yield comfy
-        comfy.screenshot(ARTIFACTS / f"{_file_name(request.node.name)}.png")
+        comfy.keep()
     finally:
         page.close()
     assert not comfy.problems, "in the browser's console:\n" + "\n".join(comfy.problems)

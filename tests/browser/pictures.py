@@ -1,9 +1,9 @@
 """Makes the pictures of the page: help pages, template browser, README. `make pictures` calls it.
 
     nodes [ID ...]      js/docs/<NodeId>.png: each node as it looks on the canvas, after a run where
-                        an example graph has it
-    graphs [NAME ...]   workflows/<name>.jpg: what each example graph makes, for the template
-                        browser; of a graph that cannot run here, a picture of itself
+                        an example graph has it, or beside its neighbours (scenes.py)
+    graphs [NAME ...]   workflows/<name>.jpg of the example graphs that load a checkpoint of the
+                        user's: pictures of themselves (of the others: python -m demo.thumbnails)
     sliders             workflows/sliders.png: the bias moved on Perfusion Tune, with what it does
                         to the plot and the picture
     graph FILE PICTURE  a picture of any workflow's JSON
@@ -31,12 +31,13 @@ from PIL import Image
 
 from tests.browser.comfy_page import ComfyPage, save_settings
 from tests.browser.driving import browser_context
+from tests.browser.scenes import SCENES, Scene
 from tests.browser.serving import example_concepts, example_graph, give_pictures
 from tools.browser import HOW_TO_GET_ONE, find_browser
 from tools.host import ready_host
 from tools.locate import ROOT
 from tools.server import RunningHost, running_host
-from tools.workflows import UI_GRAPHS, to_api
+from tools.workflows import UI_GRAPHS, graph_names, to_api
 
 HELP = ROOT / "js" / "docs"
 PATIENCE = 1_800_000  # milliseconds: a graph that trains, on two cores
@@ -47,6 +48,7 @@ SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
 }
 BIASES = (0.0, 0.4, 0.8, 1.2)
+_GAVE_PICTURES = "(id) => Boolean(app.nodeOutputs[id]?.images?.length)"
 
 
 @dataclass
@@ -83,17 +85,28 @@ class Studio:
         return True
 
     def apart(self, *nodes: int) -> None:
-        """Move nodes, one below the other, to where there is nothing else."""
+        """Move nodes, one below the other, to where nothing is, nor was moved before."""
+        self.arrange([nodes])
+
+    def arrange(self, columns: Sequence[Sequence[int]]) -> None:
+        """Move nodes to where nothing is, side by side in columns."""
         self.comfy.page.evaluate(
-            """(ids) => {
-              let y = -4000;
-              for (const id of ids) {
-                const node = app.graph.getNodeById(id);
-                node.pos = [0, y];
-                y += node.size[1] + 60;
+            """(columns) => {
+              const gap = 60, far = 4000, readable = 290; // wide enough for a title
+              const top = Math.min(...app.graph.nodes.map((n) => n.pos[1])) - far;
+              let x = 0;
+              for (const ids of columns) {
+                const nodes = ids.map((id) => app.graph.getNodeById(id));
+                let y = top;
+                for (const node of nodes) {
+                  node.setSize([Math.max(node.size[0], readable), node.size[1]]);
+                  node.pos = [x, y];
+                  y += node.size[1] + gap;
+                }
+                x += Math.max(...nodes.map((n) => n.size[0])) + gap;
               }
             }""",
-            list(nodes),
+            [list(column) for column in columns],
         )
 
     def cut(self, *nodes: int, ran: bool = False) -> Image.Image:
@@ -109,6 +122,8 @@ class Studio:
             for node in nodes:
                 if comfy.plot(node).count():
                     comfy.wait_plot(node)
+                if comfy.page.evaluate(_GAVE_PICTURES, node):
+                    comfy.wait_picture(node)
         comfy.settle()
         box = comfy.box(*nodes)
         clip = {
@@ -155,6 +170,9 @@ def studio(concepts: Path | None, steps: int | None, scale: float) -> Iterator[S
 def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
     kinds = [kind for kind in studio.object_info if kind.startswith("Perfusion")]
     todo = {kind for kind in kinds if not wanted or kind in wanted}
+    for kind in sorted(todo & SCENES.keys()):
+        _write(_scene(studio, SCENES[kind]), HELP / f"{kind}.png")
+    todo -= SCENES.keys()
     for name in _names():
         graph = example_graph(name)
         here = todo & {node["type"] for node in graph["nodes"]}
@@ -168,10 +186,20 @@ def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
         _write(studio.cut(studio.comfy.add(kind)), HELP / f"{kind}.png")
 
 
+def _scene(studio: Studio, scene: Scene) -> Image.Image:
+    page = studio.comfy.page
+    page.evaluate("(graph) => app.loadApiJson(graph, 'scene')", scene.graph)
+    studio.comfy.settle()
+    # Their plots have nothing to show: no prompt is written here.
+    page.evaluate("() => app.graph.nodes.forEach((node) => node.perfusionPlot?.toggle())")
+    studio.arrange(scene.columns)
+    return studio.cut(*(node for column in scene.columns for node in column))
+
+
 def picture_graphs(studio: Studio, wanted: Sequence[str]) -> None:
-    for name in wanted or _names():
-        made = _made(studio) if studio.load(example_graph(name), name) else []
-        picture = _sheet(made) if made else studio.cut()
+    for name in wanted:
+        studio.comfy.load(example_graph(name), name)
+        picture = studio.cut()
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         _write(picture, UI_GRAPHS / f"{name}.jpg", quality=90)
 
@@ -214,25 +242,6 @@ def _names() -> list[str]:
     return sorted(path.stem for path in UI_GRAPHS.glob("*.json"))
 
 
-def _made(studio: Studio) -> list[Image.Image]:
-    """The pictures that the last run made."""
-    outputs = studio.host.client.history(studio.comfy.runs()[-1]["id"])["outputs"]
-    files = [image for output in outputs.values() for image in output.get("images", [])]
-    return [Image.open(io.BytesIO(studio.host.client.view(file))).convert("RGB") for file in files]
-
-
-def _sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Up to four pictures of one size in a square, large enough for the template browser."""
-    alike = [one for one in pictures if one.size == pictures[-1].size][:4]
-    columns = 1 if len(alike) < 4 else 2
-    width, height = alike[0].size
-    sheet = Image.new("RGB", (columns * width, columns * height))
-    for number, picture in enumerate(alike[: columns * columns]):
-        sheet.paste(picture, (number % columns * width, number // columns * height))
-    factor = max(1, THUMBNAIL // max(sheet.size))
-    return sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.BICUBIC)
-
-
 def _write(picture: Image.Image, target: Path, **options: Any) -> None:
     if target.suffix == ".png":
         # A page has few colours; its pictures are a third as large with a palette.
@@ -257,11 +266,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one.add_argument("file", type=Path)
     one.add_argument("picture", type=Path)
     options = parser.parse_args(arguments)
+    graphs = graph_names(checkpoint=True)
+    if options.command == "graphs" and options.names:
+        if others := set(options.names) - set(graphs):
+            parser.error(
+                f"not a graph that loads a checkpoint: {', '.join(sorted(others))}; there are "
+                f"{', '.join(graphs)} (the pictures of others: python -m demo.thumbnails)"
+            )
+        graphs = options.names
     with studio(options.concepts, options.steps, options.scale) as made:
         if options.command == "nodes":
             picture_nodes(made, options.ids)
         elif options.command == "graphs":
-            picture_graphs(made, options.names)
+            picture_graphs(made, graphs)
         elif options.command == "sliders":
             picture_sliders(made)
         else:

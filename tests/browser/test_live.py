@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
-from serving import example_graph, on_both_designs
+from serving import example_graph, on_both_designs, on_every_frontend
 
 from tools.server import RunningHost
 
@@ -18,15 +18,54 @@ if TYPE_CHECKING:
 STEPS = 150  # long enough for a hand on a slider
 
 
-@on_both_designs
+@on_every_frontend
 def test_the_running_sampler_takes_the_slider_and_what_it_used_is_saved(
     comfy: ComfyPage, host: RunningHost
 ) -> None:
     comfy.load(example_graph("tune_bias"))
-    sampler, tune = comfy.node("KSampler"), comfy.node("PerfusionTune")
-    comfy.set_value(sampler, "steps", STEPS)
+    tune = comfy.node("PerfusionTune")
+    _slow_and_live(comfy, tune)
+    run, used = _run_with_a_hand_on_the_slider(comfy, tune)
+    # And into the picture, as the graph that ran and as it is drawn.
+    ran, drawn = _saved_graphs(host, run["id"])
+    saved = ran[str(tune)]["inputs"]
+    assert {name: saved[name] for name in used} == used
+    assert saved["live"] is False
+    assert _values(drawn["nodes"], tune)[:3] == [
+        used["bias"],
+        used["temperature"],
+        used["strength"],
+    ]
+    assert _values(drawn["nodes"], tune)[-2:] == [False, used["moves"]]
+    if comfy.nodes2:
+        thumb = comfy.element(tune).locator('[aria-label="bias"] [role="slider"]')
+        assert float(thumb.get_attribute("aria-valuenow") or "nan") == used["bias"]
+
+
+@on_both_designs
+def test_it_does_so_inside_a_subgraph(comfy: ComfyPage, host: RunningHost) -> None:
+    comfy.load(example_graph("tune_bias"))
+    _slow_and_live(comfy, comfy.node("PerfusionTune"))
+    holder = comfy.into_subgraph(comfy.node("PerfusionTune"))
+    tune = comfy.enter(holder)["PerfusionTune"]
+    run, used = _run_with_a_hand_on_the_slider(comfy, tune)
+    ran, drawn = _saved_graphs(host, run["id"])
+    saved = ran[f"{holder}:{tune}"]["inputs"]
+    assert {name: saved[name] for name in used} == used
+    (inside,) = drawn["definitions"]["subgraphs"]
+    assert _values(inside["nodes"], tune)[-2:] == [False, used["moves"]]
+
+
+def _slow_and_live(comfy: ComfyPage, tune: int) -> None:
+    comfy.set_value(comfy.node("KSampler"), "steps", STEPS)
     comfy.set_value(comfy.node("EmptyLatentImage"), "batch_size", 1)
     comfy.set_value(tune, "live", True)
+
+
+def _run_with_a_hand_on_the_slider(
+    comfy: ComfyPage, tune: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The run, and what is in the node's fields after it."""
     began = comfy.value(tune, "bias")
     comfy.show(tune)
     with comfy.one_run() as run:
@@ -37,20 +76,25 @@ def test_the_running_sampler_takes_the_slider_and_what_it_used_is_saved(
     assert "POST /api/perfusion/live" in comfy.asked
     # Written back into the graph: the last value, and what there was before it.
     comfy.page.wait_for_function(
-        "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'moves').value", arg=tune
+        "(id) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'moves').value",
+        arg=tune,
     )
     used = {name: comfy.value(tune, name) for name in ("bias", "temperature", "strength", "moves")}
     assert used["bias"] == pytest.approx(0.2, abs=0.1)
     assert f": {began}, " in used["moves"]
-    # And into the picture.
-    saved = _saved_graph(host, run["id"])[str(tune)]["inputs"]
-    assert {name: saved[name] for name in used} == used
-    assert saved["live"] is False
+    return run, used
 
 
-def _saved_graph(host: RunningHost, prompt_id: str) -> dict[str, Any]:
+def _saved_graphs(host: RunningHost, prompt_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the run's picture carries: the graph as it ran, and as it is drawn."""
     outputs = host.client.history(prompt_id)["outputs"]
     (image,) = (image for output in outputs.values() for image in output.get("images", []))
-    picture = Image.open(io.BytesIO(host.client.view(image)))
-    graph: dict[str, Any] = json.loads(picture.info["prompt"])
-    return graph
+    info = Image.open(io.BytesIO(host.client.view(image))).info
+    return json.loads(info["prompt"]), json.loads(info["workflow"])
+
+
+def _values(nodes: list[dict[str, Any]], node: int) -> list[Any]:
+    """What the fields of a drawn node hold; the pack's last fields on Tune are live and moves."""
+    (values,) = (one["widgets_values"] for one in nodes if one["id"] == node)
+    found: list[Any] = values
+    return found

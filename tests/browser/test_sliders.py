@@ -76,6 +76,57 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
 
 
 @on_both_designs
+def test_the_plots_see_into_subgraphs_and_out_of_them(tuned: ComfyPage) -> None:
+    tune = tuned.node("PerfusionTune")
+    inside = [tuned.node("PerfusionConceptLoader"), tuned.nodes("CLIPTextEncode")[0]]
+    holder = tuned.into_subgraph(*inside)
+    tuned.run()
+    tuned.show(tune)
+    tuned.plot(tune).and_(tuned.page.locator('[data-concepts="1"][data-status="ok"]')).wait_for()
+    assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*"]
+    loader = tuned.enter(holder)["PerfusionConceptLoader"]
+    tuned.show(loader)
+    tuned.wait_plot(loader)
+    before = tuned.plot_picture(loader)
+    tuned.drag_slider(loader, "bias", SLIDERS["bias"])
+    tuned.wait_other_plot(loader, before)
+    # A node that stands for two has no one prompt.
+    tuned.page.evaluate(
+        """(id) => {
+          app.graph.add(LiteGraph.createNode(app.graph.getNodeById(id).type));
+          app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+        }""",
+        holder,
+    )
+    tuned.wait_plot(loader, status="none")
+    told = tuned.plot(loader).locator(".perfusion-readout").inner_text()
+    assert told.startswith("This subgraph is used 2 times")
+
+
+@on_both_designs
+def test_a_concept_straight_from_training_has_its_plot_after_a_run(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("quick_start"))
+    train, tune = comfy.node("PerfusionTrainConcept"), comfy.node("PerfusionTune")
+    for name, value in (("steps", 2), ("batch_size", 1), ("preview_every", 0)):
+        comfy.set_value(train, name, value)
+    comfy.set_value(train, "placeholder", "puppet*")  # which no other test trains
+    for encoder in comfy.nodes("CLIPTextEncode"):
+        comfy.set_value(encoder, "text", "a photo of a puppet*")
+    comfy.set_value(comfy.node("PerfusionSaveConcept"), "name", "unseen")
+    comfy.set_value(comfy.node("KSampler"), "steps", 1)
+    comfy.show(tune)
+    comfy.wait_plot(tune, status="no_concept")
+    told = comfy.plot(tune).locator(".perfusion-readout").inner_text()
+    assert told.startswith("Run the graph once: a concept is made in it")
+    comfy.run()
+    comfy.wait_plot(tune)
+    assert comfy.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["puppet*"]
+    before = comfy.plot_picture(tune)
+    comfy.drag_slider(tune, "bias", SLIDERS["bias"])
+    comfy.wait_other_plot(tune, before)
+
+
+@on_both_designs
 def test_with_run_on_change_the_picture_follows_and_the_sampler_alone_runs(
     tuned: ComfyPage,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from serving import example_graph, on_both_designs
@@ -20,13 +21,19 @@ def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
     train = comfy.node("PerfusionTrainConcept")
     comfy.set_value(train, "steps", 5000)
     comfy.set_value(train, "batch_size", 1)
+    comfy.set_value(train, "preview_every", 10)
     comfy.show(train)
     with comfy.one_run(end="execution_interrupted") as run:
         comfy.press_run()
         comfy.page.wait_for_function(
             "() => testRuns.at(-1)?.progress.some(([step, all]) => all === 5000 && step >= 3)"
         )
+        # On the node: what it is at, and what the concept looks like by now.
+        comfy.page.get_by_text(re.compile(r"^step \d+ of 5000, loss \d\.\d{4}, ")).wait_for()
+        comfy.wait_preview(train)
+        comfy.keep("training")
         comfy.page.keyboard.press("Control+Alt+Enter")
+    assert run["previews"] >= 1
     assert max(step for step, _ in run["progress"]) < 5000
     # The host goes on as if nothing had been: the same page trains again, to the end this time.
     comfy.set_value(train, "steps", 2)

@@ -19,14 +19,17 @@ import torch
 from demo import model as small
 from demo import studio as studio_module
 from demo.judge import load_judge
-from demo.lab import methods, rejected
+from demo.lab import methods, recipe, rejected, tuning
 from demo.lab.ablations import FULL, QUICK, ablations
 from demo.lab.exams import FolderExam, Likeness, WorldExam, features
+from demo.lab.figures import Point
 from demo.lab.methods import Method, Perfusion
 from demo.lab.rejected import Substituted, SwappedEdit, UngatedEdit
 from demo.lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
-from demo.lab.rivals.common import denoising_loss, load
+from demo.lab.rivals.common import denoising_loss, load, trigger
+from demo.lab.rivals.textual_inversion import superclass_word
 from demo.lab.subjects import Subject, folder_subject, world_subject
+from demo.pictures import BACKGROUNDS
 from demo.studio import Studio
 from perfusion_core.batches import batches
 from perfusion_core.bridge import training_backbone
@@ -34,7 +37,9 @@ from perfusion_core.concept_file import load_concept
 from perfusion_core.edit import GatedEdit, add_values
 from perfusion_core.settings import ConceptSettings
 from perfusion_core.training import TrainingSettings
+from tools.workflows import load_api
 
+RIVALS, BATCHING = "demo.lab.rivals", ("textual_inversion", "weights")
 PROMPTS = ["a photo of a {} on a red background", "a cactus next to a {}"]
 
 
@@ -45,7 +50,7 @@ def studio() -> Iterator[Studio]:
         patch.setattr(small, "UNET_CONFIG", {**small.UNET_CONFIG, "model_channels": 32})
         patch.setattr(small, "load_unet", lambda _: _narrow_unet())
         patch.setattr(studio_module, "STEPS", 2)
-        for module in (methods, rejected, weights):
+        for module in (methods, weights):
             patch.setattr(module, "BATCH", 2)
         for name in ("textual_inversion", "lora"):
             patch.setattr(f"demo.lab.rivals.{name}.BATCH", 2)
@@ -225,6 +230,20 @@ def test_a_method_trains_samples_and_leaves_the_model_alone(
     assert np.array_equal(painted(studio, (studio.model, studio.clip), plain), before)
 
 
+def test_a_trigger_is_near_the_superclass_and_of_its_own(
+    studio: Studio, berry: Subject, royal: Subject
+) -> None:
+    mint = replace(berry, name="mint")
+    (one,), (same,), (other,), (teapot,) = (
+        trigger(studio, subject).values() for subject in (berry, berry, mint, royal)
+    )
+    (word,) = superclass_word(studio, berry).values()
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    near = torch.nn.functional.cosine_similarity
+    assert near(one, word).item() > 0.8 > near(teapot, word).item()
+
+
 def test_a_fine_tuned_weight_is_used_as_it_was_learned(
     studio: Studio, berry: Subject, tmp_path: Path
 ) -> None:
@@ -243,6 +262,48 @@ def test_a_fine_tuned_weight_is_used_as_it_was_learned(
     assert changes[key].abs().max() > 0
     torch.testing.assert_close(patched - before, changes[key].float(), rtol=1e-3, atol=1e-6)
     assert torch.equal(weights.weight_of(studio.model, key), before)
+
+
+def test_the_lab_trains_as_the_demos_graph_says(
+    monkeypatch: pytest.MonkeyPatch, berry: Subject
+) -> None:
+    monkeypatch.setattr(methods, "BATCH", recipe.BATCH)  # which the small studio has lowered
+    settings = Perfusion().settings()
+    (node,) = (
+        node["inputs"]
+        for node in load_api("train_concept").values()
+        if node["class_type"] == "PerfusionTrainConcept"
+    )
+    for name in ("steps", "batch_size", "seed", "embedding_rate", "value_rate"):
+        assert getattr(settings, name) == node[name]
+    assert list(berry.captions) == node["captions"].splitlines()
+    for caption, background in zip(berry.captions, BACKGROUNDS, strict=True):
+        assert f"on a {background} background" in caption
+    assert Substituted().key["training"] == Perfusion().key["training"]
+
+
+def test_every_method_sees_the_same_captions(
+    monkeypatch: pytest.MonkeyPatch, studio: Studio, berry: Subject, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def spied(groups: Any, word: str, *args: Any) -> Iterator[Any]:
+        for batch in batches(groups, word, *args):
+            seen.extend(prompt.replace(word, "{}") for prompt in batch.prompts)
+            yield batch
+
+    for module in ("perfusion_core.training", *(f"{RIVALS}.{n}" for n in BATCHING)):
+        monkeypatch.setattr(f"{module}.batches", spied)
+    for method in (Perfusion(3), Substituted(3), TextualInversion(3), KeysAndValues(3)):
+        seen.clear()
+        method.train(studio, berry, tmp_path / "berry.safetensors")
+        assert set(seen) == set(berry.captions)
+
+    taught: list[Any] = []
+    monkeypatch.setattr(f"{RIVALS}.lora.encoded", lambda clip, text: taught.append(text))
+    monkeypatch.setattr(f"{RIVALS}.lora.train_lora", lambda *_, **__: (None, {}))
+    Lora(1).train(studio, berry, tmp_path / "berry.safetensors")
+    assert taught == [caption.format("teddy* teddy") for caption in berry.captions]
 
 
 def test_one_picture_alone(studio: Studio, berry: Subject, tmp_path: Path) -> None:
@@ -315,6 +376,31 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         folder_subject(tmp_path / "nowhere", "teddy")
 
 
+class Bench:
+    """In a lab's place: a method is as good as its rate is near to one, and of no use far off."""
+
+    def __init__(self, best: float) -> None:
+        self.best = best
+
+    def expect(self, variants: Any, couples: int) -> None:
+        pass
+
+    def point(self, variant: Any) -> Point:
+        away = abs(np.log2(tuning.rate_of(variant.method) / self.best))
+        return Point(variant.name, np.full((1, 8, 2), max(0, 1 - away / 3)))
+
+
+@pytest.mark.parametrize("method", [Lora(rate=0.1), Perfusion()], ids=["lora", "perfusion"])
+@pytest.mark.parametrize("power", [-4, -3, 0, 2, 4, 6])
+def test_rates_are_tried_until_the_best_is_not_at_an_end(method: Method, power: int) -> None:
+    own = tuning.rate_of(method)
+    found = tuning.tune(Bench(own * 2.0**power), method, "bias", [0.5])  # type: ignore[arg-type]
+    assert found["rate"] == pytest.approx(own * 2.0 ** min(power, tuning.FURTHEST))
+    assert found["at_an_end"] == (abs(power) >= tuning.FURTHEST)
+    rates = [tried["rate"] for tried in found["tried"]]
+    assert rates == sorted(rates)
+
+
 def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
     """Runs the command in this process, on a small studio."""
     monkeypatch.setattr(sys, "argv", ["lab", *options])
@@ -377,6 +463,12 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
 
     lab(monkeypatch, studio, *common, "--out", str(tmp_path / "again"))
     assert " to do," not in capsys.readouterr().out  # nothing was done again
+    larger = ["--samples", "16", "--only", "bias"]
+    lab(monkeypatch, studio, *common, *larger, "--out", str(tmp_path / "larger"))
+    larger_run = json.loads((tmp_path / "larger" / "lab.json").read_text())
+    assert larger_run["pictures_a_point"] == 32
+    assert larger_run["seconds_of_work"] > 0
+    assert "train" not in capsys.readouterr().out.replace("training", "")
     again = json.loads((tmp_path / "again" / "lab.json").read_text())
     assert again["ablations"] == found["ablations"]
     assert again["methods"] == found["methods"]

@@ -127,3 +127,15 @@ def test_a_node_that_another_one_unfolds_into_is_in_no_graph_to_write_to(pack: M
     prompt = {"5": {"inputs": {"bias": 0.6}}}
     bridge.write_back(prompt, {"workflow": {}}, "5.0.0.1", ["bias"], {"bias": 1.0})
     assert prompt == {"5": {"inputs": {"bias": 0.6}}}
+
+
+def test_what_was_used_is_written_into_a_subgraph_that_is_used_once(pack: ModuleType) -> None:
+    bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+    inner = {"id": "uuid", "nodes": [{"id": 5, "type": "PerfusionTune", "widgets_values": [0.6]}]}
+    holder = {"id": 12, "type": "uuid"}
+    for holders, expected in (([holder], [0.4]), ([holder, {**holder, "id": 13}], [0.6])):
+        workflow = json.loads(json.dumps({"nodes": holders, "definitions": {"subgraphs": [inner]}}))
+        prompt = {"12:5": {"inputs": {"bias": 0.6}}}
+        bridge.write_back(prompt, {"workflow": workflow}, "12:5", ["bias"], {"bias": 0.4})
+        assert prompt["12:5"]["inputs"] == {"bias": 0.4}
+        assert workflow["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == expected

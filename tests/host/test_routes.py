@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from page import PROMPT, ask, train, tuned
+from page import PICTURES, PROMPT, ask, node, train, tuned
 from tiny_models import tiny_clip
 
 from perfusion_core.concept_file import load_concept, save_concept
@@ -167,6 +167,56 @@ def test_a_node_that_has_not_run_gets_the_familys_last_clip_and_is_told(
     assert answer["own"] is False
 
 
+def test_a_concept_that_a_graph_makes_is_known_once_it_is_applied(client: ComfyClient) -> None:
+    picture = client.upload_image(next(PICTURES.glob("*.png")))
+    question = {
+        "node": "apply",
+        "text": "a photo of a made*",
+        "concepts": [{"node": "apply", "placeholder": "Made*"}],
+    }
+    assert ask(client, "/perfusion/similarities", body=question)[1]["status"] == "no_concept"
+    words = {"placeholder": "made*", "superclass": "teddy"}
+    client.run(
+        {
+            "demo": node("PerfusionDemoModel"),
+            "picture": node("LoadImage", image=picture),
+            "train": node(
+                "PerfusionTrainConcept",
+                model=["demo", 0],
+                clip=["demo", 1],
+                vae=["demo", 2],
+                images=["picture", 0],
+                **{"steps": 2, "batch_size": 1, "seed": 1, "preview_every": 0, **words},
+            ),
+            "apply": node(
+                "PerfusionApplyConcepts", model=["demo", 0], clip=["demo", 1], stack=["train", 0]
+            ),
+            "text": node("CLIPTextEncode", clip=["apply", 1], text="a made*"),
+            "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+            "sampler": node(
+                "KSampler",
+                model=["apply", 0],
+                positive=["text", 0],
+                negative=["text", 0],
+                latent_image=["latent", 0],
+                **{"seed": 3, "steps": 1, "cfg": 1.0, "denoise": 1.0},
+                **{"sampler_name": "euler", "scheduler": "simple"},
+            ),
+            "decode": node("VAEDecode", samples=["sampler", 0], vae=["demo", 2]),
+            "image": node("PreviewImage", images=["decode", 0]),
+        }
+    )
+    _, answer = ask(client, "/perfusion/similarities", body=question)
+    assert (answer["status"], answer["names"], answer["own"]) == ("ok", ["made*"], True)
+    (row,) = answer["similarities"]
+    assert answer["words"][row.index(max(row))] == "made*"
+    assert max(row) > 0.9
+    # Another word of it, and another node, know nothing.
+    for other in ({"node": "apply", "placeholder": "x*"}, {"node": "x", "placeholder": "made*"}):
+        _, answer = ask(client, "/perfusion/similarities", body={**question, "concepts": [other]})
+        assert answer["status"] == "no_concept"
+
+
 def test_while_a_graph_runs_only_what_is_known_is_answered(client: ComfyClient, file: str) -> None:
     assert similarities(client, file)[1]["status"] == "ok"
     answers: list[str] = []
@@ -197,6 +247,8 @@ def test_concepts_that_do_not_go_together_say_why(client: ComfyClient, file: str
         ({"concepts": []}, 400, "1 to 8"),
         ({"concepts": [{"file": "x"}] * 9}, 400, "1 to 8"),
         ({"concepts": ["x"]}, 400, '"file"'),
+        ({"concepts": [{"file": "x", "node": "1"}]}, 400, '"file"'),
+        ({"concepts": [{"node": 1}]}, 400, '"node"'),
         ({"concepts": [{"file": "../secret.safetensors"}]}, 404, "no concept file"),
         ({"text": 5}, 400, '"text"'),
         ({"text": "x" * 70_000}, 413, "bytes"),
@@ -274,6 +326,18 @@ def test_no_clip_is_held_alive(pack: ModuleType, teddy: Any) -> None:
     assert len(encoders._kept) == 0
 
 
+def test_no_concept_is_held_alive(pack: ModuleType, teddy: Any) -> None:
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    encoders = tokens.Encoders()
+    clip, concept = tiny_clip(), replace(teddy)
+    encoders.remember("1", clip, [concept])
+    assert encoders.applied("1", " Teddy* ") is concept
+    del concept
+    gc.collect()
+    with pytest.raises(tokens.NoConcept):
+        encoders.applied("1", "teddy*")
+
+
 def test_what_is_remembered_is_bounded(pack: ModuleType) -> None:
     tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
     encoders = tokens.Encoders()
@@ -281,5 +345,5 @@ def test_what_is_remembered_is_bounded(pack: ModuleType) -> None:
     for number in range(2 * tokens.MAX_NODES):
         encoders.remember(str(number), clip)
         encoders._keep(clip, number, object())
-    assert len(encoders._by_node) == tokens.MAX_NODES
+    assert len(encoders._by_node) == len(encoders._concepts) == tokens.MAX_NODES
     assert len(encoders._kept[clip]) == tokens.MAX_KEPT

@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { checkpointOf, choosePrompt, conceptsOf, familySource, isNegative, promptId, promptsFor, sourceOf } from "../../js/lib/graph.js";
-import { apply, checkpoint, combine, graphOf, loader, lora, number, prompt, reroute, sampler, tune } from "./graphs.js";
+import { checkpointOf, choosePrompt, conceptsOf, familySource, placeAt, placesOf, promptId, promptsFor, referenceTo, sourceOf } from "../../js/lib/graph.js";
+import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, graphOf, holder, loader, lora, number, prompt, reroute, rooted, sampler, subgraphOf, train, tune } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);
+
+/** A node of a graph without subgraphs, where it is. */
+const place = (node) => ({ node, path: [] });
 
 /** checkpoint 1 -> loaders 2 and 3 -> tune 4 -> sampler 5; prompts 6 (full) and 7 (empty). */
 function chain(tuning = {}) {
@@ -27,7 +30,7 @@ function chain(tuning = {}) {
     [3, 1, 6, "clip"],
     [3, 1, 7, "clip"],
   ]);
-  return { graph, at: (id) => graph.getNodeById(id) };
+  return { graph, at: (id) => place(graph.getNodeById(id)) };
 }
 
 test("a loader has its own concept last, after those above it", () => {
@@ -63,7 +66,7 @@ test("the chain is followed through reroutes, LoRAs and bypassed nodes, and ends
     [4, 0, 5, "model"],
     [5, 0, 6, "model"],
   ]);
-  const last = graph.getNodeById(6);
+  const last = place(graph.getNodeById(6));
   assert.deepEqual(files(conceptsOf(last)), ["berry", "royal"]);
   graph.getNodeById(5).mode = 4;
   assert.deepEqual(files(conceptsOf(last)), ["berry"]);
@@ -73,9 +76,9 @@ test("the chain is followed through reroutes, LoRAs and bypassed nodes, and ends
 
 test("a graph that goes round in a circle ends", () => {
   const graph = graphOf([lora(1), lora(2)], [[1, 0, 2, "model"], [2, 0, 1, "model"]]);
-  assert.deepEqual(conceptsOf(graph.getNodeById(1)), []);
+  assert.deepEqual(conceptsOf(place(graph.getNodeById(1))), []);
   const round = graphOf([reroute(1, "MODEL"), reroute(2, "MODEL")], [[1, 0, 2, ""], [2, 0, 1, ""]]);
-  assert.equal(sourceOf(round.getNodeById(1), ""), null);
+  assert.equal(sourceOf(place(round.getNodeById(1)), ""), null);
 });
 
 test("a stack gives its concepts to the node that applies it", () => {
@@ -88,25 +91,25 @@ test("a stack gives its concepts to the node that applies it", () => {
     [4, 0, 5, "stack"],
     [5, 1, 6, "clip"],
   ]);
-  const found = conceptsOf(graph.getNodeById(5));
+  const found = conceptsOf(place(graph.getNodeById(5)));
   assert.deepEqual(files(found), ["berry", "royal"]);
   const nodesOf = new Set(found.map((concept) => concept.via));
-  assert.deepEqual([...nodesOf], [graph.getNodeById(5)]);
+  assert.deepEqual([...nodesOf], ["5"]);
   assert.deepEqual(promptsFor(graph, nodesOf).map((one) => one.node.id), [6]);
 });
 
 test("a slider that is connected has the value of what it is connected to", () => {
   const nodes = [loader(1, "berry"), tune(2), number(3, 0.9)];
   const graph = graphOf(nodes, [[1, 0, 2, "model"], [3, 0, 2, "bias"]]);
-  assert.equal(conceptsOf(graph.getNodeById(2))[0].sliders.bias, 0.9);
+  assert.equal(conceptsOf(place(graph.getNodeById(2)))[0].sliders.bias, 0.9);
 });
 
 test("prompts belong to the concepts that their CLIP goes through", () => {
-  const { graph, at } = chain();
-  const all = promptsFor(graph, new Set([at(2)]));
+  const { graph } = chain();
+  const all = promptsFor(graph, new Set(["2"]));
   assert.deepEqual(all.map((one) => one.node.id), [6, 7]);
-  assert.deepEqual(all[0].sources.map((one) => one.id), [3, 2]);
-  assert.deepEqual(promptsFor(graph, new Set([at(1)])), []);
+  assert.deepEqual(all[0].sources.map(promptId), ["3", "2"]);
+  assert.deepEqual(promptsFor(graph, new Set(["1"])), []);
 });
 
 test("the prompt with most of the placeholders is chosen, whatever their case", () => {
@@ -124,31 +127,126 @@ test("a prompt that only negative inputs take comes last", () => {
     [2, 0, 4, "negative"],
     [3, 0, 4, "positive"],
   ]);
-  const prompts = promptsFor(graph, new Set([graph.getNodeById(1)]));
-  assert.deepEqual(prompts.map(isNegative), [true, false]);
+  const prompts = promptsFor(graph, new Set(["1"]));
+  assert.deepEqual(prompts.map((one) => one.negative), [true, false]);
   assert.equal(choosePrompt(prompts, []).node.id, 3);
   // A placeholder in it tells more.
   assert.equal(choosePrompt(prompts, ["teddy*"]).node.id, 2);
 });
 
 test("where a checkpoint's family can be had", () => {
-  assert.deepEqual(familySource(checkpoint(1, "x.safetensors")), { folder: "checkpoints", name: "x.safetensors" });
-  assert.deepEqual(familySource({ type: "PerfusionDemoModel" }), {
+  assert.deepEqual(familySource(place(checkpoint(1, "x.safetensors"))), { folder: "checkpoints", name: "x.safetensors" });
+  assert.deepEqual(familySource(place({ type: "PerfusionDemoModel" })), {
     family: "emoji",
     title: "the emoji world of the demo",
   });
-  assert.equal(familySource(sampler(1)), null);
+  assert.equal(familySource(place(sampler(1))), null);
   assert.equal(familySource(null), null);
 });
 
 test("the checkpoint is found behind everything that only changes it", () => {
   const { at } = chain();
-  assert.equal(checkpointOf(at(5)).id, 1);
-  assert.equal(checkpointOf(loader(9, "berry")), null);
+  assert.equal(checkpointOf(at(5)).node.id, 1);
+  assert.equal(checkpointOf(place(loader(9, "berry"))), null);
 });
 
-test("a node inside a subgraph has no single id", () => {
-  const { at } = chain();
-  assert.equal(promptId(at(2)), "2");
-  assert.equal(promptId({ id: 2, graph: { isRootGraph: false } }), "");
+/**
+ * checkpoint 1 -> subgraph 2 {loader 5 -> loader 6, prompt 7} -> tune 3; prompt 4 outside. `times`: how
+ * often the subgraph is used, one behind the other.
+ */
+function framed(times = 1) {
+  const inner = subgraphOf([loader(5, "berry"), loader(6, "royal"), prompt(7, "a teddy*")], [
+    [FRAME_INPUT, 0, 5, "model"],
+    [FRAME_INPUT, 1, 5, "clip"],
+    [5, 0, 6, "model"],
+    [5, 1, 6, "clip"],
+    [6, 1, 7, "clip"],
+    [6, 0, FRAME_OUTPUT, 0],
+    [6, 1, FRAME_OUTPUT, 1],
+    [7, 0, FRAME_OUTPUT, 2],
+    [FRAME_INPUT, 2, 5, "bias"],
+  ]);
+  const inputs = [["model", "MODEL"], ["clip", "CLIP"], ["bias", "FLOAT"]];
+  const holders = Array.from({ length: times }, (_, number) =>
+    holder(20 + number, inner, inputs, ["MODEL", "CLIP", "CONDITIONING"], { bias: 0.3 + number }));
+  const links = [];
+  let before = 1;
+  for (const { id } of holders) {
+    links.push([before, 0, id, "model"], [before, 1, id, "clip"]);
+    before = id;
+  }
+  links.push([before, 0, 3, "model"], [before, 1, 4, "clip"], [20, 2, 8, "negative"]);
+  const nodes = [checkpoint(1), ...holders, tune(3, { concept: "pot*" }), prompt(4, "a pot"), sampler(8)];
+  const root = rooted(graphOf(nodes, links), inner);
+  return { root, inner, tuning: place(root.getNodeById(3)) };
+}
+
+test("the chain is followed into a subgraph, and out of it", () => {
+  const { root, inner, tuning } = framed();
+  assert.deepEqual(files(conceptsOf(tuning)), ["berry", "royal"]);
+  assert.deepEqual(conceptsOf(tuning).map((one) => one.via), ["20:5", "20:6"]);
+  const [inside] = placesOf(inner.getNodeById(6));
+  assert.equal(promptId(inside), "20:6");
+  assert.deepEqual(files(conceptsOf(inside)), ["berry", "royal"]);
+  assert.equal(checkpointOf(inside).node.id, 1);
+  assert.equal(placeAt(root, "20:6").node, inner.getNodeById(6));
+  assert.equal(placeAt(root, "20:99"), null);
+  assert.equal(placeAt(root, "1:5"), null);
+});
+
+test("a field on a subgraph's frame has the value that is set, or connected, there", () => {
+  const { tuning } = framed();
+  assert.equal(conceptsOf(tuning)[0].sliders.bias, 0.3);
+});
+
+test("prompts are found inside a subgraph and outside of it", () => {
+  const { root, inner } = framed();
+  const prompts = promptsFor(inner, new Set(["20:6"]));
+  assert.deepEqual(prompts, promptsFor(root, new Set(["20:6"])));
+  assert.deepEqual(prompts.map((one) => [one.node.id, one.negative]), [[7, true], [4, false]]);
+  assert.deepEqual(prompts[0].sources.map(promptId), ["20:6", "20:5"]);
+  root.getNodeById(20).mode = 2;
+  assert.deepEqual(promptsFor(root, new Set(["20:6"])), []);
+});
+
+test("a bypassed subgraph hands on what enters it", () => {
+  const { root, tuning } = framed();
+  root.getNodeById(20).mode = 4;
+  assert.deepEqual(conceptsOf(tuning), []);
+  assert.equal(checkpointOf(tuning).node.id, 1);
+});
+
+test("a subgraph that is used twice is two places", () => {
+  const { inner, tuning } = framed(2);
+  const found = conceptsOf(tuning);
+  assert.deepEqual(found.map((one) => one.via), ["20:5", "20:6", "21:5", "21:6"]);
+  assert.deepEqual(found.map((one) => one.sliders.bias), [0.3, 0.6, 1.3, 0.6]);
+  assert.deepEqual(placesOf(inner.getNodeById(5)).map(promptId), ["20:5", "21:5"]);
+});
+
+test("a subgraph that no node stands for is no place", () => {
+  const { root, inner } = framed();
+  root.nodes.splice(1, 1);
+  assert.deepEqual(placesOf(inner.getNodeById(5)), []);
+});
+
+test("a concept that comes from no file is told, with its placeholder", () => {
+  const nodes = [checkpoint(1), train(2, "teddy*"), loader(3, "royal"), combine(4), apply(5)];
+  const graph = graphOf(nodes, [
+    [2, 0, 4, "concept_1"],
+    [3, 2, 4, "concept_2"],
+    [1, 0, 5, "model"],
+    [4, 0, 5, "stack"],
+  ]);
+  const found = conceptsOf(place(graph.getNodeById(5)));
+  assert.deepEqual(found.map(({ node, file, placeholder }) => [node.id, file, placeholder]), [
+    [2, "", "teddy*"],
+    [3, "royal", ""],
+  ]);
+  assert.deepEqual(found.map(referenceTo), [
+    { node: "5", placeholder: "teddy*" },
+    { file: "royal", placeholder: "" },
+  ]);
+  assert.equal(referenceTo({ ...found[0], placeholder: "" }), null);
+  assert.equal(referenceTo({ ...found[1], file: "", placeholder: "pot*" }), null);
 });

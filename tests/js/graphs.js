@@ -6,14 +6,41 @@ export function graphOf(nodes, links) {
   graph.getNodeById = (id) => nodes.find((node) => node.id === id) ?? null;
   graph.getLink = (id) => graph.links.get(id);
   links.forEach(([from, slot, to, name], id) => {
+    const source = graph.getNodeById(from);
     const target = graph.getNodeById(to);
-    const place = target.inputs.findIndex((input) => input.name === name);
+    // The frame of a subgraph is numbered, and its slots are.
+    const place = target ? target.inputs.findIndex((input) => input.name === name) : name;
     graph.links.set(id, { origin_id: from, origin_slot: slot, target_id: to, target_slot: place });
-    target.inputs[place].link = id;
-    (graph.getNodeById(from).outputs[slot] ??= {}).links = [id];
+    if (target) target.inputs[place].link = id;
+    if (source) ((source.outputs[slot] ??= {}).links ??= []).push(id);
   });
   for (const node of nodes) node.graph = graph;
   return graph;
+}
+
+export const FRAME_INPUT = -10;
+export const FRAME_OUTPUT = -20;
+
+/** A subgraph: its links may begin at FRAME_INPUT, and end at FRAME_OUTPUT with the slot's number. */
+export function subgraphOf(nodes, links) {
+  const graph = graphOf(nodes, links);
+  graph.isRootGraph = false;
+  graph.outputs = [];
+  for (const [id, link] of graph.links) {
+    if (link.target_id === FRAME_OUTPUT) graph.outputs[link.target_slot] = { linkIds: [id] };
+  }
+  return graph;
+}
+
+/** A node that stands for a subgraph. */
+export function holder(id, subgraph, inputs, outputs, widgets = {}) {
+  return { ...node(id, `uuid-of-${id}`, inputs, widgets, outputs), subgraph };
+}
+
+/** A root graph that knows its subgraphs, as they know it. */
+export function rooted(root, ...subgraphs) {
+  for (const subgraph of subgraphs) subgraph.rootGraph = root;
+  return root;
 }
 
 function node(id, type, inputs, widgets = {}, outputs = []) {
@@ -34,7 +61,7 @@ export const checkpoint = (id, file = "base.safetensors") =>
   node(id, "CheckpointLoaderSimple", [], { ckpt_name: file }, ["MODEL", "CLIP", "VAE"]);
 
 export const loader = (id, file, widgets = {}) =>
-  node(id, "PerfusionConceptLoader", [MODEL, CLIP], {
+  node(id, "PerfusionConceptLoader", [MODEL, CLIP, ["bias", "FLOAT"]], {
     file,
     bias: 0.6,
     temperature: 0.15,
@@ -55,6 +82,9 @@ export const combine = (id) =>
 
 export const apply = (id) =>
   node(id, "PerfusionApplyConcepts", [MODEL, CLIP, ["stack", "PERFUSION_STACK"]], {}, ["MODEL", "CLIP"]);
+
+export const train = (id, placeholder) =>
+  node(id, "PerfusionTrainConcept", [MODEL, CLIP], { placeholder }, ["PERFUSION_CONCEPT"]);
 
 export const lora = (id) => node(id, "LoraLoader", [MODEL, CLIP], {}, ["MODEL", "CLIP"]);
 

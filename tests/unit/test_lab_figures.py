@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from demo.lab.figures import Point, estimate, front, hypervolume
+from demo.lab.figures import RESAMPLES, Point, estimate, front, hypervolume
 
 
 def point(text: float, identity: float, concepts: int = 2, pictures: int = 10) -> Point:
@@ -92,3 +92,19 @@ def test_a_point_as_the_report_has_it() -> None:
     found = point(0.5, 0.75).as_dict()
     assert found["samples"] == 20
     assert (found["identity"], found["text_alignment"]) == (0.75, 0.5)
+
+
+def test_the_bootstrap_redraws_concepts_and_pictures_within_them() -> None:
+    rng = np.random.default_rng(4)
+    points = [Point(str(n), rng.integers(0, 2, (3, 8, 2)).astype(float)) for n in range(2)]
+
+    def ahead(means: np.ndarray) -> float:
+        return hypervolume(means[:1]) - hypervolume(means[1:])
+
+    marks, rng, drawn = np.stack([p.marks for p in points]), np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        of, which = rng.integers(3, size=3)[:, None], rng.integers(8, size=(3, 8))
+        drawn.append(ahead(marks[:, of, which].mean(axis=(1, 2))))
+    found = estimate(points, ahead)
+    assert found.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-4)
+    assert found.value == pytest.approx(ahead(marks.mean(axis=(1, 2))), abs=1e-4)

@@ -75,6 +75,15 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
             "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching",
             "the package index cannot be reached (ERROR: No matching)",
         ),
+        (
+            "npm error code ENOTFOUND\nnpm error syscall getaddrinfo\nnpm error network request to "
+            "x failed, reason: getaddrinfo\nnpm error network In most cases",
+            "npm's registry cannot be reached (request to x failed, reason: getaddrinfo)",
+        ),
+        (
+            "npm error code EBADENGINE\nnpm error engine Unsupported engine\nnpm error A log",
+            "Unsupported engine",
+        ),
         ("", ""),
     ],
 )

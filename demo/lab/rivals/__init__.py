@@ -1,8 +1,8 @@
 """What users train instead of a concept, in the same host, on the same pictures and captions.
 
 Every one has a knob of its strength, learns at least as long as Perfusion does here (`lab.json` has
-the seconds), and gets its rate by the same ladder on a concept that the lab does not measure
-(`python -m demo.lab --tune`).
+the seconds), and has its rate from `make lab ARGS=--tune`, which chooses on a concept that the lab
+does not measure. What that run left, `lab_rates.json`, is kept here as `rates.json`.
 """
 
 from .lora import Lora

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,22 +46,27 @@ def denoising_loss(base: Any, batch: Batch, context: Tensor, device: torch.devic
     return errors.square()
 
 
-def trigger(studio: Studio, subject: Subject) -> dict[str, Tensor]:
-    """A word that means nothing yet, for methods that leave the text encoder alone.
+MOVED = 0.3  # of the spread of the words that the world's encoder knows
 
-    In a real model that is a rare token of its own; the world's encoder has none, so it is a vector
-    drawn from the spread of its adjectives and nouns, of its own for each subject.
+
+def trigger(studio: Studio, subject: Subject) -> dict[str, Tensor]:
+    """A word of its own for each subject, for methods that leave the text encoder alone.
+
+    In a real model that is a rare token, beside which the superclass stays what it is. Beside a
+    token that this world has not taught, nothing is painted. So it is the superclass's own vector,
+    moved a little at random: beside it the base model paints the plain superclass.
     """
     seed = int(hashlib.sha256(subject.name.encode()).hexdigest()[:8], 16)
     generator = torch.Generator().manual_seed(seed)
     made = {}
     for name, tokenizer in tokenizers_of(studio.clip).items():
         table = getattr(studio.clip.cond_stage_model, name).transformer.get_input_embeddings()
-        known = (*OBJECTS, *PAINTS, *PATTERNS)
+        known = (*OBJECTS, *PAINTS, *PATTERNS, subject.superclass)
         ids = torch.tensor([word_tokens(tokenizer, word)[-1] for word in known])
         rows = table.weight.detach()[ids.to(table.weight.device)].float().cpu()
         noise = torch.randn(1, rows.shape[1], generator=generator)
-        made[name] = rows.mean(dim=0) + rows.std(dim=0) * noise
+        superclass = rows[-1:]
+        made[name] = superclass + MOVED * rows.std(dim=0) * noise
     return made
 
 
@@ -72,6 +78,13 @@ def knowing(clip: Any, words: Sequence[tuple[Subject, Words]]) -> Any:
             own = Word(subject.placeholder, rows.detach().cpu().float(), owner=subject.name)
             listed.setdefault(encoder, []).append(own)
     return with_words(clip, listed)
+
+
+def tuned(method: str) -> float:
+    """The rate of a rival that `--tune` has found; rates.json is what it left."""
+    text = Path(__file__).with_name("rates.json").read_text(encoding="utf-8")
+    rate: float = json.loads(text)[method]["rate"]
+    return rate
 
 
 WORD = "word."

@@ -17,9 +17,10 @@ from perfusion_core.bridge.models import compute_dtype
 from perfusion_core.templates import templates_for
 
 from ...studio import Studio
-from ..methods import BATCH, SEED, Method, Pair
+from ..methods import Method, Pair
+from ..recipe import BATCH, SEED
 from ..subjects import Subject
-from .common import knowing, load, save, trigger
+from .common import knowing, load, save, trigger, tuned
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Lora(Method):
     own caption, for the same pictures a step: that is how it is trained here.
     """
 
-    rate: float = 2e-3
+    rate: float = tuned("Lora")
     rank: int = 8
 
     def phrase(self, subject: Subject) -> str:
@@ -40,12 +41,16 @@ class Lora(Method):
     def train(self, studio: Studio, subject: Subject, file: Path) -> None:
         words = trigger(studio, subject)
         clip = knowing(studio.clip, [(subject, words)])
-        (group,) = studio.groups(subject.pictures)
-        templates = [t.format(self.phrase(subject)) for t in templates_for(subject.superclass)]
-        pairs = [(latent, text) for latent in group.latents for text in templates]
+        (group,) = subject.groups(studio)
+        templates = templates_for(subject.superclass)
+        pairs = [
+            (latent, caption.format(self.phrase(subject)))
+            for n, latent in enumerate(group.latents)
+            for caption in ([group.captions[n]] if group.captions else templates)
+        ]
         with torch.inference_mode():
             positive = [encoded(clip, text) for _, text in pairs]
-        _, lora = train_lora(
+        lora = train_lora(
             studio.model,
             torch.stack([latent for latent, _ in pairs]),
             positive,
@@ -89,8 +94,8 @@ def train_lora(
     rate: float,
     rank: int,
     on_step: Callable[[], None] = lambda: None,
-) -> tuple[Any, dict[str, Tensor]]:
-    """Runs TrainLoraNode: (MODEL with the LoRA, the LoRA's weights).
+) -> dict[str, Tensor]:
+    """Runs TrainLoraNode; gives the LoRA's weights.
 
     In the precision that the model computes in, without checkpointing, as all that it is compared
     with.
@@ -105,6 +110,10 @@ def train_lora(
 
     precision = "fp32" if compute_dtype(model.model) == torch.float32 else "bf16"
     torch.manual_seed(SEED)  # the node draws from the global generator
+    # Inputs that newer hosts demand (0.12.1), at what the older ones do without them.
+    newer = {"bucket_mode": [False], "bypass_mode": [False]}
+    schema = TrainLoraNode.define_schema()
+    asked = {one.id for one in schema.inputs}
     with _told(on_step):
         # Every input is a list: the node takes lists. The latents come one by one: it trips over a
         # single batch of several (0.3.75).
@@ -125,19 +134,28 @@ def train_lora(
             algorithm=["LoRA"],
             gradient_checkpointing=[False],
             existing_lora=["[None]"],
+            **{name: value for name, value in newer.items() if name in asked},
         )
-    trained, lora = output.result[:2]
-    return trained, {name: t.detach().float().cpu() for name, t in lora.items()}
+    # The second of four outputs, or the first of three.
+    (lora,) = (
+        given
+        for given, kind in zip(output.result, schema.outputs, strict=True)
+        if kind.io_type == "LORA_MODEL"
+    )
+    return {name: t.detach().float().cpu() for name, t in lora.items()}
 
 
 @contextmanager
 def _told(on_step: Callable[[], None]) -> Iterator[None]:
     """Within this context the host's progress bars tell of every step, and show nothing."""
-    before, shown = comfy.utils.PROGRESS_BAR_HOOK, comfy.utils.PROGRESS_BAR_ENABLED
-    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: on_step())
-    comfy.utils.set_progress_bar_enabled(False)
+    during = {"PROGRESS_BAR_HOOK": lambda *_, **__: on_step(), "PROGRESS_BAR_ENABLED": False}
+    # Newer hosts (0.12.1) tell of only some of the steps, by the clock.
+    during |= {"PROGRESS_THROTTLE_MIN_INTERVAL": 0, "PROGRESS_THROTTLE_MIN_PERCENT": 0}
+    before = {name: getattr(comfy.utils, name) for name in during if hasattr(comfy.utils, name)}
+    for name in before:
+        setattr(comfy.utils, name, during[name])
     try:
         yield
     finally:
-        comfy.utils.set_progress_bar_global_hook(before)
-        comfy.utils.set_progress_bar_enabled(shown)
+        for name, value in before.items():
+            setattr(comfy.utils, name, value)

@@ -14,9 +14,10 @@ from perfusion_core.batches import PictureGroup, batches
 from perfusion_core.bridge import training_backbone
 
 from ...studio import Studio
-from ..methods import BATCH, SEED, STEPS, Method, Pair
+from ..methods import Method, Pair
+from ..recipe import BATCH, SEED, STEPS
 from ..subjects import Subject
-from .common import Words, denoising_loss, knowing, load, save
+from .common import Words, denoising_loss, knowing, load, save, tuned
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,13 @@ class TextualInversion(Method):
 
     # A step costs about what one of ours does; this one gets half as many again.
     steps: int = STEPS * 3 // 2
-    rate: float = 0.006
+    rate: float = tuned("TextualInversion")
 
     def train(self, studio: Studio, subject: Subject, file: Path) -> None:
-        groups = studio.groups(subject.pictures)
         words = learn_word(
             studio.model,
             studio.clip,
-            groups,
+            subject.groups(studio),
             subject.placeholder,
             subject.superclass,
             steps=self.steps,

@@ -1,7 +1,7 @@
 """Fine-tuning of the UNet's own weights with prior preservation.
 
 Custom Diffusion (arXiv 2212.04488): the key and value projections of the text, and a word.
-DreamBooth (arXiv 2208.12242): the whole UNet, under a word that meant nothing.
+DreamBooth (arXiv 2208.12242): the whole UNet, under a word of its own.
 
 A weight's change is learned beside it, through the host's weight wrappers as its own LoRA training
 does it: the model's weights are never written to, and a change is used as a patch of the host's
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from torch import Tensor
 from perfusion_core.batches import PictureGroup, batches
 from perfusion_core.bridge import detect_family, training_backbone
 from perfusion_core.bridge.models import layers_of
+from perfusion_core.templates import templates_for
 
 from ...studio import Studio
-from ..methods import BATCH, SEED, Method, Pair
+from ..methods import Method, Pair
+from ..recipe import BATCH, SEED
 from ..subjects import Subject
-from .common import denoising_loss, knowing, load, save, trigger
+from .common import denoising_loss, knowing, load, save, trigger, tuned
 
 NETWORK = "diffusion_model."
 PRIOR_PICTURES, PRIOR_SEED = 32, 77
@@ -52,12 +54,16 @@ class Change(torch.nn.Module):
 class FineTuning(Method):
     """Knob: `strength` of the weights' change, the interpolation between base and fine-tuned.
 
+    Attributes:
+        rate: of the weights.
+        word_ratio: the word's rate, as a multiple of `rate`; 0 leaves the word as it is.
+
     Every step sees as many pictures of the superclass, painted by the base model, as of the
     subject: the prior preservation of both papers.
     """
 
-    rate: float = 1e-3
-    word_rate: float = 0.0
+    rate: float = 0.0
+    word_ratio: float = 0.0
 
     def phrase(self, subject: Subject) -> str:
         return f"{subject.placeholder} {subject.superclass}"
@@ -71,11 +77,11 @@ class FineTuning(Method):
         changes = learn_changes(
             studio,
             {key: weight_of(studio.model, key) for key in self.keys(studio.model)},
-            own=(studio.groups(subject.pictures), self.phrase(subject)),
-            prior=(prior_pictures(studio, subject.superclass), subject.superclass),
+            own=(subject.groups(studio), self.phrase(subject)),
+            prior=(prior_pictures(studio, subject), subject.superclass),
             words={subject.placeholder: words},
             rate=self.rate,
-            word_rate=self.word_rate,
+            word_rate=self.rate * self.word_ratio,
             steps=self.steps,
         )
         save(file, words, {key: change.change for key, change in changes.items()})
@@ -99,8 +105,8 @@ class FineTuning(Method):
 class KeysAndValues(FineTuning):
     """Custom Diffusion: K and V of every cross-attention layer, and the word's embedding."""
 
-    rate: float = 1e-3
-    word_rate: float = 0.006
+    rate: float = tuned("KeysAndValues")
+    word_ratio: float = 6.0
 
     def keys(self, model: Any) -> list[str]:
         paths = layers_of(model, detect_family(model))
@@ -111,7 +117,7 @@ class KeysAndValues(FineTuning):
 class DreamBooth(FineTuning):
     """Every weight of the UNet; the word stays what it is."""
 
-    rate: float = 1e-4
+    rate: float = tuned("DreamBooth")
 
     def keys(self, model: Any) -> list[str]:
         return [f"{NETWORK}{name}" for name in dict(model.model.diffusion_model.named_parameters())]
@@ -123,10 +129,13 @@ def weight_of(model: Any, key: str) -> Tensor:
     return weight
 
 
-def prior_pictures(studio: Studio, superclass: str) -> list[PictureGroup]:
-    """What the base model paints for the superclass word."""
-    prompts = [f"a photo of a {superclass}"] * PRIOR_PICTURES
-    return studio.groups(studio.draw(studio.model, studio.clip, prompts, PRIOR_SEED))
+def prior_pictures(studio: Studio, subject: Subject) -> list[PictureGroup]:
+    """What the base model paints for the subject's captions with the superclass word in them."""
+    wordings = cycle(subject.captions or templates_for(subject.superclass))
+    captions = list(islice(wordings, PRIOR_PICTURES))
+    prompts = [caption.format(subject.superclass) for caption in captions]
+    painted = studio.draw(studio.model, studio.clip, prompts, PRIOR_SEED)
+    return studio.groups(painted, captions=captions)
 
 
 def learn_changes(

@@ -1,0 +1,15 @@
+"""Where the pictures beside the example graphs come from."""
+
+from __future__ import annotations
+
+from demo.thumbnails import PAGES, SHOWN
+from tools.workflows import API_GRAPHS, UI_GRAPHS, graph_names
+
+
+def test_each_graph_has_its_picture_from_one_tool_alone() -> None:
+    by_page, by_output = graph_names(checkpoint=True), graph_names(checkpoint=False)
+    assert by_page == ["sd15_train_and_use", "sdxl_train_and_use"]
+    # What the other tool knows how to show, and nothing else.
+    assert set(by_output) == SHOWN.keys() >= PAGES.keys()
+    assert {*by_page, *by_output} == {path.stem for path in API_GRAPHS.glob("*.json")}
+    assert all((UI_GRAPHS / f"{name}.jpg").is_file() for name in (*by_page, *by_output))
