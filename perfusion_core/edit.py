@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 # Eigenvalues of the correlations between concepts below this count as zero. At 1e-3 two concepts
 # correlate at 0.999: inverting further would amplify fp16's rounding of the context a thousandfold.
 PARALLEL_CUTOFF = 1e-3
+
+# Since torch 2.4 it says of any device whether autocast is on.
+_TELLS_DEVICES = hasattr(torch.amp, "is_autocast_available")
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class GatedEdit:
 
     def similarity(self, context: Tensor) -> Tensor:
         """s [..., T, J] of a context [..., T, d]: 1 at the target input."""
-        with torch.autocast(context.device.type, enabled=False):
+        with _exactly(context):
             own = self._on(context)
             return _fine(context) @ own.whitened.T / own.norms
 
@@ -169,7 +173,7 @@ class GatedEdit:
         if not self.active:
             weights = context.new_zeros(*context.shape[:-1], len(self.names))
             return PreparedContext(context, context, weights)
-        with torch.autocast(context.device.type, enabled=False):
+        with _exactly(context):
             own = self._on(context)
             fine = _fine(context)
             projected = fine @ own.whitened.T
@@ -336,3 +340,13 @@ def _fine_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _fine(context: Tensor) -> Tensor:
     return context.to(_fine_dtype(context.dtype))
+
+
+def _exactly(context: Tensor) -> AbstractContextManager[object]:
+    """Computes as written, where autocast is on for the context's device.
+
+    Elsewhere nothing is turned off: of some devices (DirectML's) torch knows no autocast and raises.
+    """
+    device = context.device.type
+    on = torch.is_autocast_enabled(device) if _TELLS_DEVICES else device in ("cpu", "cuda")
+    return torch.autocast(device, enabled=False) if on else nullcontext()

@@ -331,6 +331,23 @@ def test_precisions_against_float64(dtype: torch.dtype, tolerance: float, concep
     close(values, exact_values, 3 * tolerance)
 
 
+def test_a_device_without_autocast_is_not_asked_to_turn_it_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As DirectML's, which is "privateuseone" to torch."""
+
+    def raises(*_: object, **__: object) -> None:
+        raise AssertionError("Tried to use AMP with the `privateuseone` backend")
+
+    world = World(1)
+    edit = world.edit(ConceptSettings())
+    context = world.context(3)
+    expected = edit.prepare(context).context
+    monkeypatch.setattr(torch, "autocast", raises)
+    assert torch.equal(edit.prepare(context).context, expected)
+    assert edit.similarity(context).isfinite().all()
+
+
 def test_gates_are_not_computed_in_low_precision_under_autocast() -> None:
     world = World(2)
     edit = world.edit(ConceptSettings(), ConceptSettings())
