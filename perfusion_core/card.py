@@ -126,9 +126,12 @@ def _paste_preview(card: Image.Image, draw: ImageDraw.ImageDraw, preview: bytes 
 
 
 def _decoded(preview: bytes) -> Image.Image | None:
-    """The picture; None for what is none, or is far too large: it may be anybody's file."""
+    """The picture; None for what is none, or is far too large: it may be anybody's file.
+
+    Of Pillow's formats only those that a concept may hold: for some it starts other programs.
+    """
     try:
-        picture = Image.open(io.BytesIO(preview))
+        picture = Image.open(io.BytesIO(preview), formats=("PNG", "JPEG", "WEBP"))
         return picture.convert("RGB") if max(picture.size) <= _MAX_PREVIEW else None
     except (OSError, ValueError, Image.DecompressionBombError):
         return None

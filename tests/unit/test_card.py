@@ -14,9 +14,9 @@ from perfusion_core.concept import Concept
 MakeConcept = Callable[..., Concept]
 
 
-def encoded(size: tuple[int, int], colour: str) -> bytes:
+def encoded(size: tuple[int, int], colour: str, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
+    Image.new("RGB", size, colour).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -60,3 +60,6 @@ def test_a_card_without_a_usable_preview_is_a_card_all_the_same(make_concept: Ma
     large = card(make_concept(preview=encoded((3000, 8), "red")))
     assert not torch.equal(none, broken)
     assert torch.equal(broken, large)
+    # Of a format that no concept holds.
+    assert torch.equal(broken, card(make_concept(preview=encoded((40, 20), "red", "PPM"))))
+    assert not torch.equal(broken, card(make_concept(preview=encoded((40, 20), "red", "WEBP"))))
