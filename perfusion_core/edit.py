@@ -345,7 +345,8 @@ def _fine(context: Tensor) -> Tensor:
 def _exactly(context: Tensor) -> AbstractContextManager[object]:
     """Computes as written, where autocast is on for the context's device.
 
-    Elsewhere nothing is turned off: of some devices (DirectML's) torch knows no autocast and raises.
+    Elsewhere nothing is turned off: torch knows no autocast of some devices (DirectML's), and
+    raises.
     """
     device = context.device.type
     on = torch.is_autocast_enabled(device) if _TELLS_DEVICES else device in ("cpu", "cuda")
