@@ -42,7 +42,7 @@ class PictureGroup:
         if not bool(latents.isfinite().all()):
             raise TrainingError(
                 "the latents hold NaN or infinity: the VAE failed on a picture, most likely for "
-                "want of precision. Run it in fp32 or bf16."
+                "want of precision. Start ComfyUI with --fp32-vae, or use another VAE."
             )
         if masks is not None and (masks.dim() != 3 or len(masks) != len(latents)):
             raise TrainingError(
@@ -90,8 +90,8 @@ def mask_weights(masks: Tensor, latents: Tensor) -> Tensor:
     for number, peak in enumerate(peaks.flatten().tolist(), start=1):
         if not (math.isfinite(peak) and peak > 0):
             raise TrainingError(
-                f"the mask of picture {number} is empty or not a number: draw where the concept "
-                "is, or train without masks"
+                f"the mask of picture {number} is empty or not a number (counted among the "
+                "pictures of its size): draw where the concept is, or train without masks"
             )
     return (averaged / peaks)[:, None].to(latents.device)
 

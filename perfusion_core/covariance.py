@@ -123,7 +123,8 @@ def from_tokens(tokens: Tensor, family: str) -> Covariance:
         raise CovarianceError("the captions have no tokens; give captions with words")
     if not bool(tokens.isfinite().all()):
         raise CovarianceError(
-            "the text encoder gave NaN or infinity for a caption: run it in another precision"
+            "the text encoder gave NaN or infinity for a caption, most likely for want of "
+            "precision. Start ComfyUI with --fp32-text-enc."
         )
     exact = tokens.double()
     moments = exact.T @ exact / count

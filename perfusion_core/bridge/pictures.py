@@ -118,15 +118,24 @@ def bring_to_size(
         resolution: the same, as the user wants it. 0: `usual`; but pictures that are all of one
             size of no larger area stay as they are, but for what the autoencoder has no whole cell
             for.
+
+    Raises TrainingError for a mask with nothing in it, or with nothing left after cropping.
     """
     (width, height), *others = {picture.size for picture in pictures}
     alike = not resolution and not others and width * height <= usual**2
     sized, counts, most = [], dict[tuple[int, int], int](), 0.0
-    for picture in pictures:
+    for number, picture in enumerate(pictures, start=1):
         size = whole_cells(*picture.size) if alike else bucket(*picture.size, resolution or usual)
         most = max(most, cut_off(*picture.size, size))
         counts[size] = counts.get(size, 0) + 1
         mask = None if picture.mask is None else fit(picture.mask[None], size)[0]
+        # Here, where a picture still has the number that the user knows it by.
+        if mask is not None and not bool(mask.amax() > 0):
+            raise TrainingError(
+                f"The mask of picture {number} is empty or not a number at {size[0]}x{size[1]}, "
+                "the size that the picture is trained at: draw where the concept is, or train "
+                "without masks."
+            )
         sized.append(replace(picture, pixels=fit(picture.pixels, size), mask=mask))
     listed = ", ".join(f"{n} of {w}x{h}" for (w, h), n in sorted(counts.items()))
     cropped = f"; at most {most:.0%} of a picture cut off" if most >= 0.005 else ""

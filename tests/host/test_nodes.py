@@ -373,6 +373,9 @@ def test_pictures_of_different_sizes_are_trained_in_their_own_shapes(
     text = result.ui.as_dict()["text"][0]
     assert "pictures: 2 of 112x144, 1 of 128x128; at most 4% of a picture cut off" in text
     assert result.args[0].concept.training["images"] == 6
+    empty = [torch.ones(2, 50, 50), torch.zeros(1, 50, 50)]
+    with pytest.raises(ValueError, match="mask of picture 3 is empty or not a number at 128x128"):
+        train(nodes, model, clip, images=images, masks=empty)
     one_size = train(nodes, model, clip, resolution=64).ui.as_dict()["text"][0]
     assert one_size.endswith("2 of 64x64")
 
