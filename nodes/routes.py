@@ -82,7 +82,11 @@ def _guarded(handler: Handler) -> Handler:
 
     async def guarded(request: web.Request) -> web.Response:
         if is_foreign(request.headers):
-            return _error(403, "Perfusion answers ComfyUI's own page only")
+            return _error(
+                403,
+                "Perfusion answers ComfyUI's own page only. Behind a proxy: have it pass on the "
+                "Host header as the browser sent it.",
+            )
         try:
             return await handler(request)
         except _Refused as refused:

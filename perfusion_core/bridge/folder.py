@@ -40,7 +40,7 @@ def concept_path(name: str) -> Path:
 
     # The host resolves the name inside its folders only.
     found = folder_paths.get_full_path(FOLDER, name) if name else None
-    if found is None or not found.endswith(SUFFIX):
+    if found is None or not found.lower().endswith(SUFFIX):  # as the host's list
         known = concept_names()
         listed = ", ".join(known[:5]) + (" ..." if len(known) > 5 else "") if known else "none"
         where = " or ".join(folder_paths.get_folder_paths(FOLDER))

@@ -181,6 +181,16 @@ def test_a_link_out_of_the_folder_is_not_followed_on_saving(
     assert list(outside.iterdir()) == []
 
 
+def test_what_the_list_has_can_be_loaded_whatever_the_case_of_its_suffix(
+    nodes: dict[str, Node], concept: Any, folder: Path
+) -> None:
+    save(nodes, concept, "teddy")
+    (folder / "teddy.safetensors").rename(folder / "TEDDY.SAFETENSORS")
+    assert files(nodes) == ["TEDDY.SAFETENSORS"]
+    assert nodes["PerfusionConceptLoader"].validate_inputs(file="TEDDY.SAFETENSORS") is True
+    assert load(nodes, "TEDDY.SAFETENSORS")[2].concept.hash == concept.concept.hash
+
+
 def test_a_changed_file_is_read_again(nodes: dict[str, Node], concept: Any, folder: Path) -> None:
     loader = nodes["PerfusionConceptLoader"]
     save(nodes, concept, "teddy")
