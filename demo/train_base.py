@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,15 @@ from .hosting import import_host
 from .train_decoder import make_components
 from .world.captions import caption, random_scene
 from .world.render import render
-from .world.vocabulary import individuals
+from .world.vocabulary import OBJECTS, PAINTS, PATTERNS, Individual, Look, individuals
 
 PREVIEW_SEED = 7
+# What `noun_phrase` says of a described thing.
+_PATTERN, _PAINT, _THING = (f"({'|'.join(words)})" for words in (PATTERNS, PAINTS, OBJECTS))
+DESCRIBED = re.compile(f"{_PATTERN} {_PAINT}(?: and {_PAINT})? {_THING}")
+STAND_IN = "zebra"  # one token; no word of the world
+# Noise on the names' rows (root mean square 0.25): what lies between them has a meaning too.
+SPREAD = 0.05
 PAUSE = 5.0  # seconds; a step that took longer was stopped on the way, which is no training time
 PREVIEW_PROMPTS = [
     "a photo of a teddy on a blue background",
@@ -70,22 +78,99 @@ def make_latents(
 
 
 class Text:
-    """Captions to token ids in a compact table that holds only the words of the world."""
+    """Captions to token ids in a compact table that holds only the words of the world.
+
+    Behind the words come the `unsaid`: one id for each look of each object that a caption
+    describes, for the caption's second version, which names the thing in one word.
+    """
 
     def __init__(self, tokenizer, captions: list[str]) -> None:
         self.tokenizer = tokenizer
-        lists = [self._ids(text) for text in captions]
-        self.vocabulary = sorted({i for ids in lists for i in ids} | set(self._ids("")))
+        found = [list(DESCRIBED.finditer(text)) for text in captions]
+        told = {self._what(match) for matches in found for match in matches}
+        # Second captions stand at odd places. Their described things are held by stand-ins first.
+        lists = [
+            self._ids(DESCRIBED.sub(STAND_IN, text) if n % 2 else text)
+            for n, text in enumerate(captions)
+        ]
+        stand_in = self._ids(STAND_IN)[1]
+        words = (
+            {i for ids in lists for i in ids}
+            | set(self._ids(""))
+            | {self._ids(thing)[1] for thing in OBJECTS}
+        )
+        self.vocabulary = sorted(words - {stand_in})
         self.index = {token: n for n, token in enumerate(self.vocabulary)}
-        self.table = torch.tensor([[self.index[i] for i in ids] for ids in lists])
+        first = len(self.vocabulary)
+        ordered = sorted(told, key=str)
+        self.unsaid = {first + n: what for n, what in enumerate(ordered)}
+        number = {what: first + n for n, what in enumerate(ordered)}
+        rows = []
+        for ids, matches in zip(lists, found, strict=True):
+            names = iter(matches)
+            rows.append(
+                [number[self._what(next(names))] if i == stand_in else self.index[i] for i in ids]
+            )
+        self.table = torch.tensor(rows)
         self.empty = torch.tensor([self.index[i] for i in self._ids("")])
+
+    @staticmethod
+    def _what(match: re.Match[str]) -> tuple[str, Look]:
+        pattern, paint, second, thing = match.groups()
+        return thing, Look(paint, second, pattern)
 
     def _ids(self, text: str) -> list[int]:
         chunks = self.tokenizer.tokenize_with_weights(text)["l"]
         return [int(token) for token, _ in chunks[0]]
 
+    def word(self, word: str) -> int | None:
+        """The table's row of a word that is one token; None for a word that no caption has."""
+        return self.index.get(self._ids(word)[1])
+
     def __call__(self, text: str) -> torch.Tensor:
         return torch.tensor([self.index[i] for i in self._ids(text)])
+
+
+class Names(torch.nn.Module):
+    """Embeddings of the named: the noun's row, and one row for each part of the look, added up.
+
+    Learned one by one, the rows of some hundred names are learned by heart, and a look that has no
+    name has no row either: textual inversion then ends at one and the same half-right teapot from
+    every start and rate. A large model has read so many names that its rows are a space with room
+    for new ones. Here the sum makes that space, and every look in the captions fills it: besides
+    the named individuals, each described thing is told in one word in every other caption.
+    """
+
+    def __init__(self, text: Text, population: Iterable[Individual], width: int) -> None:
+        super().__init__()
+        parts = [*((p, 0) for p in PAINTS), *((p, 1) for p in PAINTS), *((p, 2) for p in PATTERNS)]
+        named = {text.word(one.name): (one.object, one.look) for one in population}
+        named = {row: what for row, what in named.items() if row is not None} | text.unsaid
+        codes = torch.zeros(len(named), len(parts))
+        for n, (_, look) in enumerate(named.values()):
+            told = {(look.paint, 0), (look.second, 1), (look.pattern, 2)}
+            codes[n] = torch.tensor([float(part in told) for part in parts])
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("named", torch.tensor(list(named)), persistent=False)
+        nouns = [text.word(thing) for thing, _ in named.values()]
+        self.register_buffer("nouns", torch.tensor(nouns), persistent=False)
+        self.looks = torch.nn.Parameter(torch.randn(len(parts), width) * 0.05)
+
+    def fit(self, rows: torch.Tensor) -> None:
+        """Start from the rows [V, d] that the names have: least squares, held back a little."""
+        known = self.named < len(rows)
+        codes, beside = self.codes[known], rows[self.named[known]] - rows[self.nouns[known]]
+        square = codes.T @ codes + torch.eye(codes.shape[1], device=rows.device)
+        with torch.no_grad():
+            self.looks.copy_(torch.linalg.solve(square, codes.T @ beside))
+
+    def forward(self, rows: torch.Tensor, spread: float = 0.0) -> torch.Tensor:
+        """The words' rows [V, d] -> rows [V + unsaid, d]; names are off by noise of `spread`."""
+        own = rows[self.nouns] + self.codes @ self.looks
+        if spread:
+            own = own + spread * torch.randn_like(own)
+        room = rows.new_zeros(len(self.named), rows.shape[1])
+        return torch.cat([rows, room]).index_copy(0, self.named, own)
 
 
 def initialise(module: torch.nn.Module) -> None:
@@ -225,7 +310,7 @@ def main() -> None:
           "std", latents.float().std((0, 2, 3)).tolist(), flush=True)  # fmt: skip
     text = Text(small.EmojiClipTokenizer(), captions)
     ids = text.table.to(device)
-    print("words", len(text.vocabulary), flush=True)
+    print("words", len(text.vocabulary), "looks told in one", len(text.unsaid), flush=True)
 
     operations = comfy.ops.disable_weight_init
     unet = UNetModel(**small.UNET_CONFIG, dtype=torch.float32, operations=operations)
@@ -238,11 +323,14 @@ def main() -> None:
     text_model.text_model.embeddings.token_embedding = torch.nn.Identity()
     text_model.text_projection = torch.nn.Identity()
     holder.register_parameter("rows", rows)
+    names = Names(text, individuals().values(), small.TEXT_WIDTH)
+    holder["names"] = names
     holder.to(device)
     average = {k: v.detach().clone() for k, v in holder.state_dict().items()}
-    others = [p for n, p in holder.named_parameters() if n != "rows"]
+    words_learned = [rows, names.looks]
+    others = [p for n, p in holder.named_parameters() if n not in ("rows", "names.looks")]
     optimiser = torch.optim.AdamW(
-        [{"params": others, "scale": 1.0}, {"params": [rows], "scale": 3.0}],
+        [{"params": others, "scale": 1.0}, {"params": words_learned, "scale": 3.0}],
         lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True,
     )  # fmt: skip
     step = 0
@@ -255,6 +343,7 @@ def main() -> None:
         print("resumed at step", step, flush=True)
     elif (small.WEIGHTS / "unet.safetensors").exists():
         load_shipped(small.WEIGHTS, unet, text_model, rows, text)
+        names.fit(rows.detach())
         average = {k: v.detach().clone() for k, v in holder.state_dict().items()}
         print("going on from the shipped weights", flush=True)
     print("parameters", sum(p.numel() for p in holder.parameters()), flush=True)
@@ -272,13 +361,14 @@ def main() -> None:
                   args.out / "unet.safetensors")  # fmt: skip
         table = torch.zeros(small.VOCABULARY, small.TEXT_WIDTH)
         vocabulary = torch.tensor(text.vocabulary)
-        table[vocabulary] = rows.detach().cpu()
+        shown = names(rows).detach()
+        table[vocabulary] = shown[: len(vocabulary)].cpu()
         state = {k: v.cpu() for k, v in text_model.state_dict().items()}
         state |= {small.TOKEN_KEY: table, "text_projection.weight": torch.eye(small.TEXT_WIDTH)}
         packed = small.pack_text_weights(state, vocabulary)
         save_file({k: v.half().contiguous() if v.is_floating_point() else v
                    for k, v in packed.items()}, args.out / "clip.safetensors")  # fmt: skip
-        z = sample(unet, rows.detach(), text_model, text, sigmas, PREVIEW_SEED)
+        z = sample(unet, shown, text_model, text, sigmas, PREVIEW_SEED)
         if (small.WEIGHTS / "vae.safetensors").exists():
             vae = TAESD(latent_channels=small.LATENT_CHANNELS)
             stored = load_file(small.WEIGHTS / "vae.safetensors")
@@ -291,6 +381,8 @@ def main() -> None:
     # At these sizes the fused attention's backward takes three times as long on a CPU as the plain
     # one's.
     plain = device.type == "cpu"
+    # Three times as often: what the looks' sums are learned from.
+    likely = 1 + 2 * (text.table[1::2] >= len(text.vocabulary)).any(dim=1).float()
     busy, last_preview = 0.0, time.time()
     generator = torch.Generator().manual_seed(args.seed + step)
     running = 0.0
@@ -302,8 +394,9 @@ def main() -> None:
         rate = args.rate * min(1, (step - first + 1) / 200) * min(1, fall)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["scale"]
-        pick = torch.randint(len(latents), (args.batch,), generator=generator)
-        words = ids[2 * pick + torch.randint(2, (args.batch,), generator=generator)]
+        pick = torch.multinomial(likely, args.batch, replacement=True, generator=generator)
+        told = (torch.rand(args.batch, generator=generator) < 0.67).long()
+        words = ids[2 * pick + told]
         words[: args.batch // 10] = text.empty.to(device)
         x0 = latents[pick].float()
         # Half of the times near the noise, where it is decided what the picture shows; half in
@@ -317,7 +410,7 @@ def main() -> None:
         xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
         with torch.autocast(device.type, torch.bfloat16), attention(plain):
-            context = encode(text_model, rows, words)
+            context = encode(text_model, names(rows, SPREAD), words)
             out = unet(xt, t.float().to(device), context=context)
             loss = torch.nn.functional.mse_loss(out.float(), target)
             optimiser.zero_grad(set_to_none=True)

@@ -357,7 +357,7 @@ class PerfusionTrainConcept(io.ComfyNode):
         shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
         try:
             with training_backbone(
-                model[0], clip[0], (settings.batch_size, *shape), checkpointing[0]
+                model[0], clip[0], (settings.batch_size, *shape), checkpointing[0], half=True
             ) as backbone:
                 painter = BackbonePainter(backbone, vae[0], shape, settings.seed, stop_when_asked)
                 # Without scores the others would be painted to be looked at by no one.

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from .batches import Batch, PictureGroup, TrainingError, batches
 from .concept import Concept, check_fits, check_words
@@ -55,6 +56,10 @@ class Backbone(Protocol):
     @property
     def device(self) -> torch.device:
         """Where what is learned should live: the model's own device."""
+
+    @property
+    def underflows(self) -> bool:
+        """Whether it computes in fp16: small gradients then become 0 unless the loss is scaled."""
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
         """Text encoder -> token embeddings [n, w] of a word (n tokens), in fp32."""
@@ -322,6 +327,8 @@ class _Learner:
                 {"params": [p for d in learned for p in d.parameters], "lr": settings.value_rate},
             ]
         )
+        # A step whose gradients are too large for the scale is left out, and the scale lowered.
+        self.scaler = GradScaler(backbone.device.type, enabled=backbone.underflows)
 
     def _differences(
         self,
@@ -350,16 +357,22 @@ class _Learner:
             None if self.keys is None else self.keys.by_layer(),
         )
         loss = (errors if batch.weights is None else errors * batch.weights.to(errors)).mean()
-        value = float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())  # here: it waits for the device, which has all its work by now
         if not math.isfinite(value):
             raise TrainingError(
                 f"training diverged: the loss became {value}. Lower value_rate (now "
                 f"{self.settings.value_rate:g}) or embedding_rate (now "
                 f"{self.settings.embedding_rate:g})."
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() < 1:
+            raise TrainingError(
+                "training diverged: in fp16 the gradients overflow at every scale of the loss. "
+                "Start ComfyUI with --fp32-unet to train in fp32."
+            )
         return value
 
     def concept(self, notes: Mapping[str, object]) -> Concept:

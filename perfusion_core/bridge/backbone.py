@@ -34,6 +34,9 @@ EVERYTHING = 1e20
 
 CHECKPOINTING = ("auto", "on", "off")
 
+HALF = (torch.float16, torch.bfloat16)
+PLAIN = (Tensor, torch.nn.Parameter)
+
 
 class HostBackbone:
     """A host's MODEL and CLIP, ready to train on; made by `training_backbone`.
@@ -52,7 +55,6 @@ class HostBackbone:
         self._batch = tuple(batch)
         self._wanted = checkpointing
         self._ready = ExitStack()
-        self._text_weights: set[int] = set()
         self.checkpointing = False
         # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
@@ -65,8 +67,7 @@ class HostBackbone:
             [self._model, self._clip.patcher], memory_required=EVERYTHING, force_full_load=True
         )
         self._ready.enter_context(_ordinary_weights(self._base))
-        self._ready.enter_context(_ordinary_weights(self._clip.cond_stage_model))
-        self._text_weights = _storages(self._clip.cond_stage_model)
+        self._ready.enter_context(_ordinary_weights(self._clip.cond_stage_model, fine=True))
         if self._wanted == "auto":
             self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
         else:
@@ -116,6 +117,10 @@ class HostBackbone:
     def device(self) -> torch.device:
         return torch.device(self._model.load_device)
 
+    @property
+    def underflows(self) -> bool:
+        return compute_dtype(self._base) == torch.float16
+
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
         """See `Backbone`. Raises HostMismatch for a word without tokens."""
         found = {}
@@ -132,17 +137,20 @@ class HostBackbone:
     ) -> Encoded:
         words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
         clip = with_words(self._clip, words)
-        with torch.autograd.graph.saved_tensors_hooks(self._keep, _unchanged):
-            encoding = encode(clip, prompts, pooled=self._pooled)
-        if len(encoding.context) != len(prompts) or not bool(encoding.vectors.any(dim=1).all()):
+        distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
+        with torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged):
+            encoding = encode(clip, distinct, pooled=self._pooled)
+        if len(encoding.context) != len(distinct) or not bool(encoding.vectors.any(dim=1).all()):
             longest = max(prompts, key=len)
             raise TrainingError(
                 f'a training prompt such as "{longest}" does not fit the text encoder in one piece '
-                f'with "{placeholder}" in it: use a shorter superclass'
+                f'with "{placeholder}" in it: use a shorter superclass or caption'
             )
         # The last vector of the placeholder: the only one that has seen all the others.
-        after = encoding.vectors.roll(-1, dims=1)
-        return Encoded(encoding.context, encoding.vectors & ~after, encoding.pooled)
+        positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
+        rows = [distinct.index(prompt) for prompt in prompts]
+        pooled = None if encoding.pooled is None else _rows(encoding.pooled, rows)
+        return Encoded(_rows(encoding.context, rows), _rows(positions, rows), pooled)
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         return self._projected(self._layers[layer].value, encoding)
@@ -234,10 +242,17 @@ class HostBackbone:
         options["wrappers"] = {kind: dict(keyed) for kind, keyed in self._model.wrappers.items()}
         return options
 
-    def _keep(self, saved: Tensor) -> Tensor:
-        # The host's text encoder adds in place to what autograd has saved. A copy survives that;
-        # the weights are never written to and need none.
-        return saved if saved.untyped_storage().data_ptr() in self._text_weights else saved.clone()
+
+def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """`tensor[rows]`, whose gradient is added up in the same order every time."""
+    apart = tensor.unbind()
+    return torch.stack([apart[row] for row in rows])
+
+
+def _guarded(saved: Tensor) -> Tensor:
+    # The host's text encoder adds in place to what autograd has saved. A copy survives that; what
+    # does not depend on the placeholder, weights cast to another dtype among it, needs none.
+    return saved.clone() if saved.requires_grad else saved
 
 
 def _unchanged(saved: Tensor) -> Tensor:
@@ -246,7 +261,12 @@ def _unchanged(saved: Tensor) -> Tensor:
 
 @contextmanager
 def training_backbone(
-    model: Any, clip: Any, batch: Sequence[int], checkpointing: str = "auto"
+    model: Any,
+    clip: Any,
+    batch: Sequence[int],
+    checkpointing: str = "auto",
+    *,
+    half: bool = False,
 ) -> Iterator[HostBackbone]:
     """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
 
@@ -254,6 +274,8 @@ def training_backbone(
         batch: shape [B, C, H, W] of one batch of latents.
         checkpointing: of `CHECKPOINTING`. "auto": where the batch would not fit otherwise. What is
             learned is the same, a step takes about half as long again.
+        half: the caller scales the loss of a backbone that underflows, so that the model may stay
+            in fp16 where the device has no bf16.
 
     Raises HostMismatch when the two do not go together or are not to be trained on.
     """
@@ -262,7 +284,7 @@ def training_backbone(
         raise TrainingError(
             f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
         )
-    model, clip = _for_training(model), clip.clone()
+    model, clip = _for_training(model, half), clip.clone()
     backbone = HostBackbone(model, clip, batch, checkpointing)
     with torch.inference_mode(False), torch.enable_grad():
         try:
@@ -289,33 +311,50 @@ def _check_pair(model: Any, clip: Any) -> None:
         )
 
 
-def _for_training(model: Any) -> Any:
-    """A clone that computes in a precision whose gradients do not underflow."""
+def _for_training(model: Any, half: bool) -> Any:
+    """A clone that computes in a precision to train in.
+
+    In fp16 small gradients become 0. So it is bf16 in its place where the device has that, else
+    fp32, but for a GPU without bf16 and a caller that scales its loss (`half`): fp16 takes half the
+    memory of fp32 there, and less time. A CPU would gain nothing.
+    """
     from comfy import model_management
 
     clone = model.clone()
-    base = model.model
-    dtype = base.manual_cast_dtype or base.get_dtype()
-    if dtype not in (torch.float32, torch.bfloat16):
-        bf16 = model_management.should_use_bf16(model.load_device)
-        clone.set_model_compute_dtype(torch.bfloat16 if bf16 else torch.float32)
+    dtype, device = compute_dtype(model.model), torch.device(model.load_device)
+    if dtype in (torch.float32, torch.bfloat16):
+        return clone
+    if model_management.should_use_bf16(device):
+        clone.set_model_compute_dtype(torch.bfloat16)
+    elif not (half and dtype == torch.float16 and device.type == "cuda"):
+        clone.set_model_compute_dtype(torch.float32)
     return clone
 
 
 @contextmanager
-def _ordinary_weights(module: Any) -> Iterator[None]:
+def _ordinary_weights(module: Any, fine: bool = False) -> Iterator[None]:
     """Stands in for weights that were made in inference mode, which autograd refuses to save.
 
     The stand-ins share the weights' memory, nothing is copied; then the very same objects are back.
+
+    Args:
+        fine: of a text encoder, which the host runs in fp32: weights of 16 bits are cast here, once
+            and not in every step. That takes no more memory at the peak, for autograd would hold
+            what was cast until the end of the step.
     """
     swapped: list[tuple[dict[str, Any], str, Any, Any]] = []
     try:
         for part in module.modules():
+            # The host casts no table of embeddings, only the rows that it takes.
+            casts = HALF if fine and not isinstance(part, torch.nn.Embedding) else ()
             for table in (part._parameters, part._buffers):
                 for name, tensor in list(table.items()):
-                    if tensor is None or not (tensor.is_inference() or tensor.requires_grad):
+                    if tensor is None:
                         continue
-                    stand_in = _ordinary(tensor)
+                    cast = tensor.dtype in casts and type(tensor) in PLAIN
+                    if not (cast or tensor.is_inference() or tensor.requires_grad):
+                        continue
+                    stand_in = tensor.detach().float() if cast else _ordinary(tensor)
                     if table is part._parameters:
                         stand_in = torch.nn.Parameter(stand_in, requires_grad=False)
                     table[name] = stand_in
@@ -329,14 +368,9 @@ def _ordinary_weights(module: Any) -> Iterator[None]:
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
+    if type(tensor) not in PLAIN:
         return tensor.detach().clone()  # a quantised tensor: what it wraps is not one storage
     empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return empty.set_(
         tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
     )
-
-
-def _storages(module: Any) -> set[int]:
-    tensors = [*module.parameters(), *module.buffers()]
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}

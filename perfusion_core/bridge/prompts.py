@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -288,7 +289,7 @@ class Encoding:
         context: [B, T, d].
         mask: [B, T], true for real tokens, the first and the last special one included.
         vectors: [B, T], true where a placeholder's vector stands.
-        pooled: [B, p], or None when the encoder gives none.
+        pooled: [B, p], or None when not asked for, or the encoder gives none.
     """
 
     context: Tensor
@@ -300,25 +301,21 @@ class Encoding:
 def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
     """Encodes prompts with a host's CLIP that is loaded already; differentiable in words' vectors.
 
-    Without `pooled` all prompts go through the encoder as one batch: to the host they are the
-    chunks of one long prompt, for which it keeps one pooled vector. With it they go one by one.
+    All prompts go through the encoder as one batch: to the host they are the chunks of one long
+    prompt, of which it hands on the first pooled vector. With `pooled` all are picked up.
     """
     tokenized = [clip.tokenize(prompt) for prompt in prompts]
-    if pooled:
-        outputs = [_forward(clip, tokens) for tokens in tokenized]
-        for prompt, tokens in zip(prompts, tokenized, strict=True):
-            if any(len(chunks) > 1 for chunks in tokens.values()):
-                raise ValueError(
-                    f'the prompt "{prompt}" is too long for one chunk of the text encoder'
-                )
-        vectors = [v for _, v in outputs if v is not None]
-        stacked = torch.cat(vectors) if len(vectors) == len(outputs) else None
-        context = torch.cat([c for c, _ in outputs])
-    else:
-        joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
-        context, stacked = _forward(clip, joined)[0], None
+    joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
+    rows = next(iter(joined.values()))
+    pooling: AbstractContextManager[list[Tensor]] = _pooling(clip) if pooled else nullcontext([])
+    with pooling as seen:
+        context, first_pooled = _forward(clip, joined)
+    stacked = None
+    if pooled and first_pooled is not None:
+        # Of SDXL's two encoders the host takes the one with the wider vector.
+        width = first_pooled.shape[-1]
+        stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
     first = next(iter(tokenizers_of(clip).values()))
-    rows = [chunk for tokens in tokenized for chunk in next(iter(tokens.values()))]
     context = context.reshape(len(rows), -1, context.shape[-1])
     # The chunks of one encoder tell for all: they are aligned, vector by vector.
     length = context.shape[1]
@@ -328,6 +325,24 @@ def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
     marks = torch.tensor([[torch.is_tensor(token) for token, _ in row[:length]] for row in rows])
     device = context.device
     return Encoding(context, mask.to(device), marks.to(device), stacked)
+
+
+@contextmanager
+def _pooling(clip: Any) -> Iterator[list[Tensor]]:
+    """Gathers what the encoders pool within this context, [B, p] each."""
+    seen: list[Tensor] = []
+
+    def note(_: Any, __: Any, output: Any) -> None:
+        if output[1] is not None:
+            seen.append(output[1])
+
+    encoders = [getattr(clip.cond_stage_model, name) for name in tokenizers_of(clip)]
+    handles = [encoder.register_forward_hook(note) for encoder in encoders]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _end(row: Sequence[tuple[Any, float]], end_token: int | None) -> int:

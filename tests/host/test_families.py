@@ -267,6 +267,28 @@ def test_sdxls_pooled_vector_learns_too(sdxl: tuple[Model, Any]) -> None:
     assert vectors["clip_l"].grad is None
 
 
+def test_sdxls_prompts_are_encoded_together_and_each_keeps_its_pooled_vector(
+    sdxl: tuple[Model, Any],
+) -> None:
+    model, clip = sdxl
+    prompts = ["a teddy*", "a photo of a (teddy*:1.2)", "a teddy*"]
+    calls: list[None] = []
+    with torch.inference_mode(), training_backbone(model, clip, (3, 4, 8, 8)) as backbone:
+        vectors = backbone.superclass_embeddings("teddy")
+        handle = clip.cond_stage_model.clip_g.register_forward_hook(lambda *_: calls.append(None))
+        try:
+            together = backbone.encode(prompts, "teddy*", vectors)
+        finally:
+            handle.remove()
+        apart = [backbone.encode([prompt], "teddy*", vectors) for prompt in prompts]
+    assert len(calls) == 1
+    assert torch.allclose(together.context, torch.cat([e.context for e in apart]), atol=1e-4)
+    assert torch.allclose(together.extra, torch.cat([e.extra for e in apart]), atol=1e-4)
+    assert not torch.allclose(together.extra[0], together.extra[1], atol=1e-2)
+    for encoder in (clip.cond_stage_model.clip_l, clip.cond_stage_model.clip_g):
+        assert not encoder._forward_hooks
+
+
 # --- every model of the host
 
 

@@ -16,6 +16,7 @@ from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_m
 from perfusion_core.batches import PictureGroup, TrainingError
 from perfusion_core.bridge import (
     ConceptEntry,
+    HostBackbone,
     HostMismatch,
     add_concepts,
     apply_stack,
@@ -302,6 +303,80 @@ def with_vectors(clip: CLIP, vectors: torch.Tensor) -> CLIP:
     from perfusion_core.bridge.prompts import Word, with_words
 
     return with_words(clip, {"clip_l": [Word("teddy*", vectors)]})
+
+
+def test_a_prompt_that_comes_up_again_is_encoded_once(model: Model, clip: CLIP) -> None:
+    prompts = ["a teddy*", "a photo of a teddy*", "a teddy*", "a teddy*"]
+    start = torch.randn(1, 192, generator=torch.Generator().manual_seed(0)) * 0.5
+    counts: list[int] = []
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE) as backbone:
+        handle = clip.cond_stage_model.clip_l.transformer.register_forward_pre_hook(
+            lambda _, __, given: counts.append(len(given["embeds"])), with_kwargs=True
+        )
+        try:
+            vectors = start.clone().requires_grad_()
+            encoded = backbone.encode(prompts, "teddy*", {"clip_l": vectors})
+        finally:
+            handle.remove()
+        weights = torch.arange(1.0, 5.0).view(4, 1, 1)
+        (encoded.context.square() * weights).sum().backward()
+        alone = start.clone().requires_grad_()
+        apart = [backbone.encode([prompt], "teddy*", {"clip_l": alone}) for prompt in prompts]
+        context = torch.cat([one.context for one in apart])
+        (context.square() * weights).sum().backward()
+    assert counts == [2]
+    assert torch.allclose(encoded.context, context, atol=1e-5)
+    assert torch.equal(encoded.positions, torch.cat([one.positions for one in apart]))
+    assert torch.allclose(vectors.grad, alone.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_text_encoder_in_half_precision_is_cast_once_and_not_in_every_step(
+    model: Model, dtype: torch.dtype
+) -> None:
+    with torch.inference_mode():
+        halved, same = tiny_clip(length=32), tiny_clip(length=32)
+        halved.cond_stage_model.to(dtype)
+        same.cond_stage_model.to(dtype).float()
+    before = dict(halved.cond_stage_model.named_parameters())
+    seen: set[torch.dtype] = set()
+
+    def look(*_: Any) -> None:
+        seen.update(p.dtype for p in halved.cond_stage_model.clip_l.transformer.parameters())
+
+    learned = run(model, halved, look).concept
+    assert seen == {dtype, torch.float32}  # the token embeddings stay as they are
+    assert all(now is before[name] for name, now in halved.cond_stage_model.named_parameters())
+    assert {p.dtype for p in before.values()} == {dtype}
+    assert learned.hash == run(model, same).concept.hash
+
+
+def test_a_model_that_computes_in_fp16_learns_what_it_learns_in_fp32(clip: CLIP) -> None:
+    # What a GPU without bf16 does; a CPU computes in fp32 unless told to.
+    latents = torch.randn(4, 4, 32, 32, generator=torch.Generator().manual_seed(3))
+    masks = torch.full((4, 32, 32), 0.01)  # soft, as CLIPSeg's are: most gradients are small
+    masks[:, 16, 16] = 1
+    learned = {}
+    for dtype in (torch.float32, torch.float16):
+        with torch.inference_mode():
+            model = tiny_model(dtype=dtype)
+        backbone = HostBackbone(model.clone(), clip.clone(), latents.shape, "off")
+        backbone.resume()
+        try:
+            assert backbone.underflows == (dtype == torch.float16)
+            learned[dtype] = train(
+                backbone,
+                [PictureGroup(latents, masks)],
+                placeholder="teddy*",
+                superclass="teddy",
+                covariance=covariance(),
+                settings=TrainingSettings(steps=1, batch_size=4, seed=1),
+            ).concept
+        finally:
+            backbone.release()
+    one, other = (torch.cat(list(c.values.values())).float() for c in learned.values())
+    # Adam's first step is the gradient's sign: one that became 0, or noise, shows.
+    assert float((one.sign() == other.sign()).float().mean()) > 0.98
 
 
 def test_the_superclass_starts_the_embedding(model: Model, clip: CLIP) -> None:

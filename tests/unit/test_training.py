@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ class Toy:
 
     family = "emoji"
     device = torch.device("cpu")
+    underflows = False
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -574,6 +576,28 @@ def test_unusable_words_are_refused_before_anything_runs(
 def test_a_gate_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature is 0"):
         TrainingSettings(temperature=0.0)
+
+
+def test_scaling_the_loss_changes_nothing_where_no_gradient_is_lost(learn: Learn) -> None:
+    toy = Toy()
+    toy.underflows = True
+    assert learn(toy, steps=6).concept.hash == learn(steps=6).concept.hash
+
+
+class Overflowing(Toy):
+    """Its loss is a number, its gradient never."""
+
+    underflows = True
+
+    def loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        differences: Mapping[str, Tensor] = args[5]
+        infinite = sum((0 * d).abs().sum().sqrt() for d in differences.values())
+        return super().loss(*args, **kwargs) + infinite
+
+
+def test_gradients_that_overflow_at_every_scale_are_an_error(learn: Learn) -> None:
+    with pytest.raises(TrainingError, match=r"overflow at every scale.*--fp32-unet"):
+        learn(Overflowing(), steps=40)
 
 
 def test_divergence_says_what_to_lower(learn: Learn) -> None:
