@@ -334,6 +334,8 @@ class PerfusionTrainConcept(io.ComfyNode):
         # Everything that can be refused is refused before anything takes long.
         check_words(word, kind)
         family = detect_family(model[0])
+        if covariance[0] is not None:
+            covariance[0].check_family(family)
         pictures = read_pictures(images, masks, captions[0], word)
         prompts = prompt_lines(validation[0], word, "validation prompt") or validation_prompts(kind)
         if select[0] and not preview_every[0]:

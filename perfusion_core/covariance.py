@@ -16,6 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .families import FAMILIES, Family
+
 # How much correlations shrink; see `from_tokens`. Measured: on samples with the second moment of
 # SD 1.5's encodings (300 to 8000 tokens, half of their variance shared within a caption) the
 # selectivity 1 / E[s(e)^2] is 0.65 to 0.83 of that of the true C; with 1 it is 0.67 to 0.86, with 0
@@ -67,6 +69,14 @@ class Covariance:
                 "definite. Estimate it again, from more captions."
             )
         return factor
+
+    def check_family(self, family: Family) -> None:
+        """Raise CovarianceError unless it is of the text encodings of that family."""
+        if self.family != family.id:
+            raise CovarianceError(
+                f"the covariance is of {FAMILIES[self.family].title}'s text encoder, but the model "
+                f"is {family.title}: make one with this model's own CLIP, or connect none"
+            )
 
     def whiten(self, vectors: Tensor) -> Tensor:
         """C^-1 v in float64, for vectors [..., d]."""

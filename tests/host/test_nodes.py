@@ -492,6 +492,18 @@ def test_a_covariance_of_the_users_captions_is_used(
     assert concept.concept.covariance_fingerprint == built_in.fingerprint
 
 
+def test_a_covariance_of_another_family_is_refused_before_anything_runs(
+    nodes: dict[str, Node], core: Any, model: Any, clip: Any
+) -> None:
+    class Untouched(TinyVae):
+        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("encoded already")
+
+    other = core("covariance").Covariance(torch.eye(768), 1000, "sd1")
+    with pytest.raises(ValueError, match=r"of Stable Diffusion 1\.x's text encoder, but the model"):
+        train(nodes, model, clip, covariance=other, vae=Untouched())
+
+
 def test_the_demo_model_without_weights_says_what_is_missing(
     nodes: dict[str, Node], pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
