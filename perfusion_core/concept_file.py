@@ -211,7 +211,9 @@ def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept
 
 def _entry(header: Mapping[str, str], key: str) -> str:
     if key not in header:
-        raise ConceptError(f'the header has no entry "{key}": the file is damaged')
+        raise ConceptError(
+            f'the header has no entry "{key}": the file is damaged. Get another copy.'
+        )
     return header[key]
 
 
@@ -220,13 +222,17 @@ def _number(header: Mapping[str, str], key: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ConceptError(f'the header says {key} = "{text}", which is not a number') from error
+        raise ConceptError(
+            f'the header says {key} = "{text}", which is not a number. Get another copy.'
+        ) from error
 
 
 def _finite(header: Mapping[str, str], key: str) -> float:
     number = _number(header, key)
     if not math.isfinite(number):
-        raise ConceptError(f"the header says {key} = {number}, which is not a finite number")
+        raise ConceptError(
+            f"the header says {key} = {number}, which is not a finite number. Get another copy."
+        )
     return number
 
 
@@ -234,9 +240,11 @@ def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
     try:
         training = json.loads(_entry(header, "training"))
     except json.JSONDecodeError as error:
-        raise ConceptError(f'the header\'s entry "training" is not JSON: {error}') from error
+        raise ConceptError(
+            f'the header\'s entry "training" is not JSON ({error}). Get another copy.'
+        ) from error
     if not isinstance(training, dict):
-        raise ConceptError('the header\'s entry "training" is not a JSON object')
+        raise ConceptError('the header\'s entry "training" is not a JSON object. Get another copy.')
     return training
 
 
@@ -246,4 +254,6 @@ def _preview(header: Mapping[str, str]) -> bytes | None:
     try:
         return base64.b64decode(header["preview"], validate=True)
     except binascii.Error as error:
-        raise ConceptError(f'the header\'s entry "preview" is not base64: {error}') from error
+        raise ConceptError(
+            f'the header\'s entry "preview" is not base64 ({error}). Get another copy.'
+        ) from error
