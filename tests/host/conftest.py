@@ -6,7 +6,8 @@ Through a live server: the fixtures `host` (one server for the session, with thi
 In this process: `import comfy.model_patcher`, `import folder_paths`, `import nodes` (the host's)
 just work, also at the top of a test module, because the host is put on `sys.path` here, before any
 test module is imported: on the CPU, its folders in a temporary base directory. The fixture `pack`
-is this pack as ComfyUI imports it, one package named `comfyui_perfusion`. Its classes are not those
+is this pack as ComfyUI imports it, one package named `comfyui_perfusion`; `nodes` are its nodes by
+their ids, `core` gives its copy of a module of perfusion_core. Its classes are not those
 of a plain `import perfusion_core`, which is a second copy; a test should use one or the other.
 
 Helper modules in this folder are imported by their bare name (`from tiny_models import ...`): the
