@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from ..concept import Concept
+from ..families import FAMILIES
 from ..gates import TokenGates
 from .inspect import token_gates
 from .models import HostMismatch
+from .prompts import encoder_widths
 from .stack import recommended
 from .texts import family_of_clip
 
@@ -123,12 +125,15 @@ class Encoders:
     def _clip_for(self, node: str, concept: Concept) -> tuple[Any, bool]:
         with self._lock:
             alive = {name: clip for name, ref in self._by_node.items() if (clip := ref())}
-        if node in alive:
-            return alive[node], True
-        for clip in reversed(alive.values()):
-            if family_of_clip(clip).id == concept.family:
-                return clip, False
-        raise NoEncoder
+        own = alive.get(node)
+        encoders = dict(FAMILIES[concept.family].encoders)
+        fitting = [clip for clip in alive.values() if encoder_widths(clip) == encoders]
+        # A node of another graph, for another family, may have the same id.
+        if own is not None and (own in fitting or not fitting):
+            return own, True
+        if not fitting:
+            raise NoEncoder
+        return fitting[-1], False
 
     def _known(self, clip: Any, key: Any) -> TokenGates | None:
         with self._lock:

@@ -338,6 +338,23 @@ def test_no_concept_is_held_alive(pack: ModuleType, teddy: Any) -> None:
         encoders.applied("1", "teddy*")
 
 
+def test_a_clip_of_another_family_is_not_asked(pack: ModuleType, teddy: Any) -> None:
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    encoders = tokens.Encoders()
+    fits, other, unknown = tiny_clip(), tiny_clip(768), tiny_clip(64)
+    encoders.remember("1", fits)
+    encoders.remember("2", other)  # such as node 2 of the graph in another tab
+    encoders.remember("3", unknown)  # connected by mistake: the node has refused it
+    for node, expected in (("1", (fits, True)), ("2", (fits, False)), ("4", (fits, False))):
+        assert encoders._clip_for(node, teddy) == expected
+    del fits, expected
+    gc.collect()
+    # Asked all the same, so that the answer says what does not fit.
+    assert encoders._clip_for("2", teddy) == (other, True)
+    with pytest.raises(tokens.NoEncoder):
+        encoders._clip_for("4", teddy)
+
+
 def test_what_is_remembered_is_bounded(pack: ModuleType) -> None:
     tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
     encoders = tokens.Encoders()
