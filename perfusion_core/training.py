@@ -90,9 +90,8 @@ class Backbone(Protocol):
         Args:
             latents: clean latents [B, C, H, W], as the VAE gives them.
             noise: standard normal [B, C, H, W].
-            times: how far into the noise schedule [B], 0 (clean) to 1 (all noise), evenly spread
-            over
-                the training time steps.
+            times: how far into the noise schedule [B], 0 (clean) to 1 (all noise), evenly
+                spread over the training time steps.
             encoded: of the batch's prompts.
             edit: of one concept; `edit.prepare(encoded.context)` gives what the layers need.
             differences: layer path -> D [1, out].
@@ -121,9 +120,8 @@ class TrainingSettings:
         vectors: how many the placeholder takes in a prompt; 0 for as many as the superclass has
             tokens, which is what the global key lock aligns best.
         embedding_rate: Adam's rate for the placeholder's token embeddings, absolute as published.
-        value_rate: Adam's rate for the values, relative to the root mean square of W_V p in each
-        layer,
-            so that it means the same in every model and layer.
+        value_rate: Adam's rate for the values, relative to the root mean square of W_V p in
+            each layer, so that it means the same in every model and layer.
         bias, temperature: of the gate while training.
         ema: how much of the target input i each step keeps.
         key_mode: "locked", as published: a layer's key is W_K p. "trained": each layer learns its
