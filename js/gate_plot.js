@@ -348,12 +348,8 @@ app.registerExtension({
       themed.observe(element, { attributeFilter: ["class", "style"] });
     }
     api.addEventListener("graphChanged", refreshAll);
-    const ran = () => {
-      server.ran();
-      refreshAll();
-    };
     for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
-      api.addEventListener(event, ran);
+      api.addEventListener(event, refreshAll);
     }
   },
 

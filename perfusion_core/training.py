@@ -228,7 +228,7 @@ def train(
 
         def snapshot() -> Concept:
             recent = losses[-max(1, settings.steps // 10) :]
-            before = int(start.training.get("steps_done", 0)) if start is not None else 0
+            before = _steps_done(start)
             return learner.concept(
                 {
                     **asdict(settings),
@@ -268,6 +268,12 @@ def _check_start(
             f'the concept to go on from, "{start.name}", was trained with keys of its own, which '
             'would be lost: set key_mode to "trained"'
         )
+
+
+def _steps_done(start: Concept | None) -> int:
+    """Steps behind a concept to go on from; 0 where its file says nothing that can be read."""
+    done = start.training.get("steps_done") if start is not None else None
+    return done if isinstance(done, int) else 0
 
 
 def aligned(vectors: Tensor, count: int) -> Tensor:

@@ -4,3 +4,9 @@ import { api } from "../../../scripts/api.js";
 import { Server } from "./server.js";
 
 export const server = new Server(api);
+
+// A run may have written a concept file, or loaded another encoder. Here, so that nothing known from
+// before it is left when the extensions look again.
+for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
+  api.addEventListener(event, () => server.ran());
+}

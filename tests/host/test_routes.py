@@ -345,8 +345,8 @@ def test_a_clip_of_another_family_is_not_asked(pack: ModuleType, teddy: Any) -> 
     encoders.remember("1", fits)
     encoders.remember("2", other)  # such as node 2 of the graph in another tab
     encoders.remember("3", unknown)  # connected by mistake: the node has refused it
-    for node, expected in (("1", (fits, True)), ("2", (fits, False)), ("4", (fits, False))):
-        assert encoders._clip_for(node, teddy) == expected
+    for number, expected in (("1", (fits, True)), ("2", (fits, False)), ("4", (fits, False))):
+        assert encoders._clip_for(number, teddy) == expected
     del fits, expected
     gc.collect()
     # Asked all the same, so that the answer says what does not fit.
