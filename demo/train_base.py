@@ -3,7 +3,8 @@
     python -m demo.train_base --minutes 90
 
 Runs on a CPU (bf16) or a GPU, writes a checkpoint every few minutes and resumes from it; without
-one it goes on from the shipped weights, so a longer run always improves them.
+one it goes on from the shipped weights. Look at what comes out before it replaces them: a run may
+mend one concept and cost another.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What users train instead of a concept, in the same host, on the same pictures and captions.
 
 Every one has a knob of its strength, learns at least as long as Perfusion does here (`lab.json` has
-the seconds), and has its rate from `make lab ARGS=--tune`, which chooses on a concept that the lab
-does not measure. What that run left, `lab_rates.json`, is kept here as `rates.json`.
+the seconds), and has its rate from `rates.json`. `make lab ARGS=--tune` chooses rates on a concept
+that the lab does not measure; what it leaves, `lab_rates.json`, belongs there. It has not run to
+its end yet: the rates there now are those that it starts from.
 """
 
 from .lora import Lora

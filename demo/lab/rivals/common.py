@@ -81,7 +81,7 @@ def knowing(clip: Any, words: Sequence[tuple[Subject, Words]]) -> Any:
 
 
 def tuned(method: str) -> float:
-    """The rate of a rival that `--tune` has found; rates.json is what it left."""
+    """The rate of a rival in rates.json, which is where the result of `--tune` goes."""
     text = Path(__file__).with_name("rates.json").read_text(encoding="utf-8")
     rate: float = json.loads(text)[method]["rate"]
     return rate
