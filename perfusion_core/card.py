@@ -17,6 +17,7 @@ from .plots import to_tensor
 _WIDTH, _PAD, _PREVIEW, _LABEL = 600, 16, 144, 180
 _LINE, _SIZE, _CHARACTERS = 18, 13, 52
 _MAX_PREVIEW = 2048
+_MAX_LINES = 40  # of one entry: a file's notes may be of any length
 _INK, _FAINT, _EMPTY = "#202020", "#707070", "#ECECEC"
 
 
@@ -61,7 +62,7 @@ def card(concept: Concept) -> Tensor:
         (name if n == 0 else "", line)
         for name, value in rows
         if value
-        for n, line in enumerate(textwrap.wrap(value, _CHARACTERS))
+        for n, line in enumerate(textwrap.wrap(value, _CHARACTERS, max_lines=_MAX_LINES))
     ]
     top = 2 * _PAD + _PREVIEW
     image = Image.new("RGB", (_WIDTH, top + _LINE * len(lines) + _PAD), "white")

@@ -156,6 +156,12 @@ class Concept:
         for path, value in self.values.items():
             if value.dim() != 1:
                 raise ConceptError(f"value.{path} has the shape {_shape(value)}; expected [out]")
+        odd = [path for path in self.values if not family.may_have(path)]
+        if odd:
+            raise ConceptError(
+                f"there are values for {_listed(odd)}, but no cross-attention layer of "
+                f"{family.title} can have such a name. Get another copy, or train it again."
+            )
         if self.keys and self.keys.keys() != self.values.keys():
             odd = sorted(self.keys.keys() ^ self.values.keys())
             raise ConceptError(

@@ -76,12 +76,18 @@ class Family:
         """Which part of the network the layer at `path` is in: "down", "middle" or "up"."""
         return UNET_GROUPS[path.partition(".")[0]]
 
+    def may_have(self, path: str) -> bool:
+        """Whether `path` can be that of a cross-attention layer of these models."""
+        return path.partition(".")[0] in UNET_GROUPS and self.attention.is_layer(path)
+
 
 def in_order(paths: Iterable[str]) -> list[str]:
     """Paths of layers in the network's order: by their parts, numbers as numbers."""
-    return sorted(
-        paths, key=lambda path: [(int(p), "") if p.isdigit() else (-1, p) for p in path.split(".")]
-    )
+
+    def in_parts(path: str) -> list[tuple[int, str]]:
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in path.split(".")]
+
+    return sorted(paths, key=in_parts)
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(

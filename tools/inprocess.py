@@ -34,6 +34,8 @@ def open_host(host: Host, base: Path, arguments: Sequence[str] = ("--cpu",)) -> 
     try:
         importlib.import_module("comfy.cli_args")
         importlib.import_module("folder_paths")
+        # As in main.py, before the host's nodes put a module of this name in front of the package.
+        importlib.import_module("utils")
     finally:
         sys.argv = argv
 

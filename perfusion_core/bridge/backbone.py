@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..batches import TrainingError
 from ..edit import GatedEdit
 from ..families import FAMILIES
 from ..training import Encoded
-from .checkpoints import checkpointed
+from .checkpointing import checkpointed
 from .hooks import Differences, edited
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
 from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words, word_tokens
@@ -28,6 +29,9 @@ from .stack import stack_of
 KEPT = {"sd1": 90_000, "sd2": 90_000}
 KEPT_AT_MOST = 157_000
 PROBABILITIES = 3
+# The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
+# encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
+KEPT_OF_TEXT = 80
 
 # More than any device has: the host then takes off it whatever else is there, the VAE among it.
 EVERYTHING = 1e20
@@ -55,6 +59,7 @@ class HostBackbone:
         self._batch = tuple(batch)
         self._wanted = checkpointing
         self._ready = ExitStack()
+        self._schedule: Any = None
         self.checkpointing = False
         # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
@@ -68,6 +73,9 @@ class HostBackbone:
         )
         self._ready.enter_context(_ordinary_weights(self._base))
         self._ready.enter_context(_ordinary_weights(self._clip.cond_stage_model, fine=True))
+        # A copy on the CPU: reading a number from the device waits for it, and every step reads one
+        # for each picture.
+        self._schedule = deepcopy(self._base.model_sampling).cpu()
         if self._wanted == "auto":
             self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
         else:
@@ -88,7 +96,7 @@ class HostBackbone:
             self.resume()
 
     def _kept(self) -> float:
-        """Bytes that autograd keeps of a batch's forward pass without checkpointing."""
+        """Bytes that autograd keeps of a batch's forward pass without checkpointing the UNet."""
         from comfy import model_management
 
         size = compute_dtype(self._base).itemsize
@@ -103,7 +111,13 @@ class HostBackbone:
         if self._base.get_dtype() != compute_dtype(self._base):
             # Every layer's weights in the other dtype.
             kept += size * sum(p.numel() for p in self._base.diffusion_model.parameters())
-        return kept
+        return kept + self._batch[0] * self._kept_of_a_prompt()
+
+    def _kept_of_a_prompt(self) -> int:
+        encoders = {n: getattr(self._clip.cond_stage_model, n) for n in tokenizers_of(self._clip)}
+        widths = encoder_widths(self._clip)
+        numbers = sum(e.num_layers * e.max_length * widths[n] for n, e in encoders.items())
+        return int(KEPT_OF_TEXT * numbers)
 
     @property
     def family(self) -> str:
@@ -180,7 +194,8 @@ class HostBackbone:
         noise = noise.to(device)
         # The host's own schedule: its percent 0 is all noise, and its ends are outside it.
         percents = (1 - times.double()).clamp(1e-5, 1 - 1e-5).tolist()
-        sigmas = torch.tensor([sampling.percent_to_sigma(p) for p in percents], device=device)
+        levels = [float(self._schedule.percent_to_sigma(p)) for p in percents]
+        sigmas = torch.tensor(levels, device=device)
         noisy = sampling.noise_scaling(sigmas, noise, clean, False)
         conditions = self._conditions(encoded, noisy)
         hooks = partial(
@@ -221,6 +236,8 @@ class HostBackbone:
             cross_attn=encoded.context.to(noisy.device),
             pooled_output=encoded.extra,
             noise=noisy,
+            # For an inpainting model: nothing is there yet, all is to be painted.
+            latent_image=torch.zeros_like(noisy),
             device=noisy.device,
             width=width,
             height=height,
@@ -277,9 +294,10 @@ def training_backbone(
         half: the caller scales the loss of a backbone that underflows, so that the model may stay
             in fp16 where the device has no bf16.
 
-    Raises HostMismatch when the two do not go together or are not to be trained on.
+    Raises HostMismatch when they do not go together or are not to be trained on.
     """
     _check_pair(model, clip)
+    _check_latents(model, batch)
     if checkpointing not in CHECKPOINTING:
         raise TrainingError(
             f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
@@ -308,6 +326,16 @@ def _check_pair(model: Any, clip: Any) -> None:
         raise HostMismatch(
             f"The model to train on already carries the concept {carried}, which would become part "
             "of what is learned. Connect the model from before its Perfusion Concept Loader."
+        )
+
+
+def _check_latents(model: Any, batch: Sequence[int]) -> None:
+    expected = model.model.latent_format.latent_channels
+    if batch[1] != expected:
+        raise HostMismatch(
+            f"The connected VAE makes latents of {batch[1]} channels, but the model is of "
+            f"{detect_family(model).title}, whose latents have {expected}. Connect the model's own "
+            "VAE."
         )
 
 

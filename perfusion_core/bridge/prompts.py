@@ -68,21 +68,28 @@ class PlaceholderTokenizer:
         self.inner = inner
         self.words = tuple(words)
         self._text = slice(tokens_start, -1 if adds_end else None)
-        self._by_text = {word.text.casefold(): word.rows for word in words}
-        self._pattern = _pattern(word.text for word in words)
+        self._longest_first = sorted(words, key=lambda word: len(word.text), reverse=True)
+        self._pattern = _pattern(word.text for word in self._longest_first)
 
     def __call__(self, text: str, *args: Any, **kwargs: Any) -> Any:
-        # The group makes every second part a placeholder.
-        parts = self._pattern.split(text) if self.words else [text]
-        if len(parts) == 1:
+        found = list(self._pattern.finditer(text)) if self.words else []
+        if not found:
             return self.inner(text, *args, **kwargs)
+
+        def between(start: int, end: int) -> list[Any]:
+            if not text[start:end].strip():
+                return []
+            return list(self.inner(text[start:end], *args, **kwargs)["input_ids"])[self._text]
+
         empty = list(self.inner("", *args, **kwargs)["input_ids"])
         ids: list[Any] = empty[: self._text.start]
-        for i, part in enumerate(parts):
-            if i % 2:
-                ids += self._by_text[part.casefold()]
-            elif part.strip():
-                ids += list(self.inner(part, *args, **kwargs)["input_ids"])[self._text]
+        at = 0
+        for match in found:
+            # By its group and not by its text, whose letters may be of another case.
+            ids += between(at, match.start())
+            ids += self._longest_first[(match.lastindex or 1) - 1].rows
+            at = match.end()
+        ids += between(at, len(text))
         if self._text.stop is not None:
             ids.append(empty[-1])
         return {"input_ids": ids}
@@ -94,13 +101,13 @@ class PlaceholderTokenizer:
 
 
 def _pattern(texts: Iterable[str]) -> re.Pattern[str]:
-    """One group that matches any of `texts`, longest first, as a word of its own."""
+    """A group for each of `texts`, in their order, that matches it as a word of its own."""
     choices = []
-    for text in sorted(set(texts), key=len, reverse=True):
+    for text in texts:
         before = r"(?<!\w)" if re.match(r"\w", text) else ""
         after = r"(?!\w)" if re.search(r"\w\Z", text) else ""
-        choices.append(before + re.escape(text) + after)
-    return re.compile(f"({'|'.join(choices)})", re.IGNORECASE)
+        choices.append(f"({before}{re.escape(text)}{after})")
+    return re.compile("|".join(choices), re.IGNORECASE)
 
 
 def tokenizers_of(clip: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tiny_models import patched_modules, sample, tiny_clip, tiny_model
 from perfusion_core.bridge import ConceptEntry, apply_stack, stack_of
 from perfusion_core.bridge.models import compute_dtype
 from perfusion_core.concept import Concept
+from perfusion_core.edit import GatedEdit, PreparedContext
 from perfusion_core.settings import ConceptSettings, KeyLock
 
 Model = Any
@@ -206,6 +207,39 @@ def test_weights_of_few_bits(
     assert torch.equal(sample(add_lora(apply_stack(model, [entry]), clip)[0], clever), both)
     assert differ(both, picture, sample(with_lora, clever))
     assert patched_modules(model) == []
+
+
+@pytest.mark.parametrize(("kept", "cast"), DTYPES)
+def test_with_weights_of_few_bits_gates_and_edit_are_exact_but_for_the_last_rounding(
+    kept: torch.dtype, cast: torch.dtype | None, clip: CLIP, teddy: Concept, pot: Concept,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    seen: list[tuple[GatedEdit, torch.Tensor, PreparedContext]] = []
+    prepare = GatedEdit.prepare
+
+    def noted(self: GatedEdit, context: torch.Tensor, *args: Any) -> PreparedContext:
+        prepared = prepare(self, context, *args)
+        seen.append((self, context, prepared))
+        return prepared
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GatedEdit, "prepare", noted)
+        entries = [ConceptEntry(teddy, ON), ConceptEntry(pot, ON)]
+        on = apply_stack(tiny_model(dtype=kept, cast=cast), entries)
+        sample(on, knowing(clip, *entries), "a teddy* in a pot*")
+    assert len(seen) == 2  # steps
+    for edit, context, prepared in seen:
+        assert context.dtype is (cast or kept)
+        exact = edit.prepare(context.double())
+        for found, expected in (
+            (prepared.context, exact.context),
+            (prepared.weights, exact.weights),
+        ):
+            # fp32 itself is rounded on the way; fewer bits are the nearest number but on an edge.
+            if found.dtype == torch.float32:
+                assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+            else:
+                assert (found == expected.to(found.dtype)).double().mean() > 0.99
 
 
 @pytest.mark.parametrize(("kept", "cast"), DTYPES[-3:])

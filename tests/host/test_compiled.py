@@ -9,7 +9,8 @@ from typing import Any
 import nodes
 import pytest
 import torch
-from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_torch_compile import TorchCompileModel
+from company import run_node
 from tiny_models import sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.bridge import (
@@ -20,7 +21,7 @@ from perfusion_core.bridge import (
     attention_maps,
     tune,
 )
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.settings import ConceptSettings, KeyLock, LayerWeights
 
 ON = ConceptSettings(0.5, 0.15)
 # One level: compiling is what takes the time here.
@@ -52,10 +53,8 @@ class Compiler:
         return graph.forward
 
     def on(self, model: Any) -> Any:
-        """A clone as the host's TorchCompileModel node makes it."""
-        clone = model.clone()
-        set_torch_compile_wrapper(model=clone, backend=self)
-        return clone
+        """What the host's TorchCompileModel gives."""
+        return run_node(TorchCompileModel, model=model, backend=self)[0]
 
 
 @pytest.mark.parametrize(("before", "lock"), [(True, KeyLock.LOCAL), (False, KeyLock.GLOBAL)])
@@ -74,13 +73,20 @@ def test_a_slider_compiles_nothing(before: bool, lock: KeyLock) -> None:
     once = compiler.graphs
     assert once > 0
     pictures = []
-    for bias, temperature, strength in ((0.3, 0.1, 1.0), (0.8, 0.3, 0.4), (0.5, 0.15, 1.7)):
+    for which, moved in (
+        ("", {"bias": 0.3, "temperature": 0.1, "strength": 1.0}),
+        ("", {"bias": 0.8, "temperature": 0.3, "strength": 0.4}),
+        ("", {"bias": 0.5, "temperature": 0.15, "strength": 1.7}),
+        ("pot*", {"strength": 0.3}),
+        ("", {"layers": LayerWeights(down=0.5)}),
+        ("", {"layers": LayerWeights(down=0.7, middle=1.5, up=0.2)}),
+    ):
 
-        def change(settings: ConceptSettings, new: Any = (bias, temperature, strength)) -> Any:
-            return replace(settings, bias=new[0], temperature=new[1], strength=new[2])
+        def change(settings: ConceptSettings, new: Any = moved) -> Any:
+            return replace(settings, **new)
 
-        pictures.append(sample(tune(on, "", change), knowing, text))
-        expected = sample(tune(plain, "", change), knowing, text)
+        pictures.append(sample(tune(on, which, change), knowing, text))
+        expected = sample(tune(plain, which, change), knowing, text)
         assert torch.allclose(pictures[-1], expected, atol=1e-3)
         assert not torch.allclose(pictures[0], pictures[-1], atol=1e-2) or len(pictures) == 1
     assert compiler.graphs == once

@@ -60,6 +60,19 @@ def test_the_concept_acts_between_start_and_end(model: Model, clip: CLIP, teddy:
         assert False in seen
 
 
+def test_a_step_on_the_edge_of_the_range_is_within_as_in_the_hosts_conditions(
+    model: Model, clip: CLIP, teddy: Concept
+) -> None:
+    sampling = model.model.model_sampling
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", 4)
+    edge = 1 / 3
+    assert sampling.percent_to_sigma(edge) == sigmas[1]
+    on = apply_stack(model, [ConceptEntry(teddy, ON)])
+    for start, end, expected in ((0.0, edge, [1, 1, 0, 0]), (edge, 1.0, [0, 1, 1, 1])):
+        part = tune(on, "", lambda s, a=start, e=end: replace(s, start=a, end=e))
+        assert [bool(names) for names in hooked(part, clip, teddy, steps=4)] == expected
+
+
 def test_a_range_that_no_step_lies_in_is_the_stock_picture(
     model: Model, clip: CLIP, teddy: Concept
 ) -> None:
@@ -103,6 +116,13 @@ def test_a_weight_multiplies_the_strength_in_its_layers(
     same = replace(ON, strength=0.4)
     pictures = [
         sample(apply_stack(model, [ConceptEntry(teddy, s)]), knowing) for s in (weighted, same)
+    ]
+    assert torch.equal(*pictures)
+    # Beyond the strongest there is nothing more.
+    beyond = replace(ON, strength=1.5, layers=LayerWeights(2.0, 2.0, 2.0))
+    strongest = replace(ON, strength=2.0)
+    pictures = [
+        sample(apply_stack(model, [ConceptEntry(teddy, s)]), knowing) for s in (beyond, strongest)
     ]
     assert torch.equal(*pictures)
     ones = replace(ON, layers=LayerWeights(single=dict.fromkeys(layer_paths(model), 1.0)))

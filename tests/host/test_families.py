@@ -233,6 +233,27 @@ def test_models_of_v_prediction_train_and_sample(name: str, marks: dict[str, tor
     samples_with_and_without(model, clip, concept)
 
 
+@pytest.mark.parametrize(
+    ("name", "clip_of", "changes"),
+    [
+        ("SD15", "SD15", {"in_channels": 9}),  # for inpainting
+        ("SDXL", "SDXL", {"in_channels": 9}),
+        ("SD15_instructpix2pix", "SD15", {}),
+        ("SD21UnclipL", "SD20", {"channels": 64}),
+        ("SSD1B", "SDXL", {}),
+    ],
+)
+def test_the_families_other_models_train_and_sample(
+    name: str, clip_of: str, changes: dict[str, Any]
+) -> None:
+    model = true_model(name, CPU, **{"channels": 32, **changes})
+    clip = true_clip(clip_of)
+    concept = learn(model, clip, value_rate=1.0)
+    assert list(concept.layers) == list(outs(shapes(name)))
+    assert all(float(value.abs().max()) > 0 for value in concept.values.values())
+    samples_with_and_without(model, clip, concept)
+
+
 def test_sdxls_pooled_vector_learns_too(sdxl: tuple[Model, Any]) -> None:
     model, clip = sdxl
     family = detect_family(model)

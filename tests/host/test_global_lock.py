@@ -10,7 +10,10 @@ import nodes
 import pytest
 import torch
 from comfy.sd import CLIP
-from tiny_models import patched_modules, tiny_concept
+from company import Prompts, differ
+from projections import assert_edited, assert_locked, tapped
+from tiny_models import CPU, patched_modules, tiny_concept
+from true_models import random_concept, true_clip, true_model
 
 from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, detect_family, tune
 from perfusion_core.bridge.models import layers_of
@@ -87,6 +90,47 @@ def test_the_keys_are_those_of_the_superclass_prompt(
     negative = encode(clip, "blurry")[0][0] @ key_weight(model).T
     other = run.keys[0][run.rows[0].index(1)]
     assert torch.allclose(other[:77], negative[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "superclass", "stands_for"),
+    [(2, "big teddy bear", "teddy bear"), (3, "teddy", "teddy teddy teddy")],
+)
+def test_vectors_are_aligned_with_a_superclass_of_more_or_fewer_tokens(
+    vectors: int, superclass: str, stands_for: str, model: Model, clip: CLIP
+) -> None:
+    """At the end, where the noun is."""
+    entry = ConceptEntry(tiny_concept(model, clip, "toy*", superclass, vectors=vectors), GLOBAL)
+    clever = knowing(clip, entry)
+    run = Run(
+        apply_stack(model, [entry]), encode(clever, "a toy* on a beach"), encode(clever, "blurry")
+    )
+    expected = encode(clip, f"a {stands_for} on a beach")[0][0] @ key_weight(model).T
+    assert torch.allclose(run.keys[0][run.rows[0].index(0)], expected[0], atol=1e-5)
+
+
+def test_both_encoders_of_sdxl_take_part() -> None:
+    model, clip = true_model("SDXL", CPU, channels=32), true_clip("SDXL")
+    concept = random_concept(
+        detect_family(model),
+        {path: layer.out for path, layer in layers_of(model, detect_family(model)).items()},
+    )
+    entry = ConceptEntry(concept, GLOBAL)
+    clever = knowing(clip, entry)
+    text = "a photo of a (teddy*:1.2) on a beach"
+    prompts = Prompts(clever, clip)
+    positive, negative = prompts(text), prompts("blurry")
+    with tapped(model) as seen:
+        run = Run(apply_stack(model, [entry]), positive, negative)
+    assert [sorted(rows) for rows in run.rows] == [[0, 1]] * len(run.rows)
+    assert_locked(seen, prompts.texts)
+    assert_edited([p for p in seen if p.kind == "v"], entry)
+    own, twin = prompts.texts[0]
+    halves = zip(own.split([768, 1280], -1), twin.split([768, 1280], -1), strict=True)
+    assert all(differ(a, b) for a, b in halves)
+    # The pooled vector is that of the prompt with the concept.
+    plain = encode(add_concepts(clip, [concept]), text)[0][1]["pooled_output"]
+    assert torch.equal(positive[0][1]["pooled_output"], plain)
 
 
 def test_cond_and_uncond_still_run_in_one_batch(model: Model, clip: CLIP, teddy: Concept) -> None:

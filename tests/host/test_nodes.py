@@ -492,6 +492,30 @@ def test_a_covariance_of_the_users_captions_is_used(
     assert concept.concept.covariance_fingerprint == built_in.fingerprint
 
 
+def test_each_text_encoder_has_a_covariance_of_its_own(nodes: dict[str, Node], clip: Any) -> None:
+    captions = "a cat\na dog on a mat\na photo of the sea"
+
+    def made(of: Any) -> Any:
+        return call(nodes["PerfusionCovariance"], clip=of, captions=captions).args[0]
+
+    with torch.inference_mode():
+        other = tiny_clip(length=32, seed=8)
+        skipping = clip.clone()
+        skipping.clip_layer(-2)
+        patched = clip.clone()
+        name, weight = next(
+            (n, w) for n, w in clip.cond_stage_model.state_dict().items() if "fc1.weight" in n
+        )
+        assert patched.add_patches({name: ("diff", (torch.randn(weight.shape),))}, 0.5)
+    own = made(clip)
+    others = [made(one) for one in (other, skipping, patched)]
+    assert len({one.fingerprint for one in (own, *others)}) == 4
+    # Another clone of the same is the same.
+    assert made(clip.clone()) is own
+    again = [made(one) for one in (other, skipping, patched)]
+    assert [one.fingerprint for one in again] == [one.fingerprint for one in others]
+
+
 def test_a_covariance_of_another_family_is_refused_before_anything_runs(
     nodes: dict[str, Node], core: Any, model: Any, clip: Any
 ) -> None:
@@ -502,6 +526,15 @@ def test_a_covariance_of_another_family_is_refused_before_anything_runs(
     other = core("covariance").Covariance(torch.eye(768), 1000, "sd1")
     with pytest.raises(ValueError, match=r"of Stable Diffusion 1\.x's text encoder, but the model"):
         train(nodes, model, clip, covariance=other, vae=Untouched())
+
+
+def test_a_vae_of_another_family_is_refused(nodes: dict[str, Node], model: Any, clip: Any) -> None:
+    class Wider(TinyVae):
+        def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+            return super().encode(pictures).repeat(1, 4, 1, 1)
+
+    with pytest.raises(ValueError, match=r"of 16 channels, but the model.*Connect the model's own"):
+        train(nodes, model, clip, vae=Wider())
 
 
 def test_the_demo_model_without_weights_says_what_is_missing(

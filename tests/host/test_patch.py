@@ -10,6 +10,7 @@ import comfy.model_base
 import comfy.model_management
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy.sd import CLIP
 from projections import reference
 from tiny_models import CPU, patched_modules, sample, tiny_concept, tiny_model
@@ -26,13 +27,15 @@ from perfusion_core.bridge import (
 )
 from perfusion_core.bridge.hooks import Differences, edited
 from perfusion_core.bridge.models import layers_of
+from perfusion_core.bridge.stack import KEY
 from perfusion_core.concept import Concept, ConceptError
 from perfusion_core.edit import GatedEdit
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.settings import ConceptSettings, KeyLock
 
 Model = Any
 ON = ConceptSettings(bias=0.6, temperature=0.15)
 OFF = replace(ON, strength=0.0)
+APPLY, CALC = WrappersMP.APPLY_MODEL, WrappersMP.CALC_COND_BATCH
 
 
 def test_a_concept_changes_the_picture_and_strength_0_is_bit_for_bit_the_stock(
@@ -161,6 +164,29 @@ def test_a_foreign_forward_is_kept_and_works_on_the_edited_text(
     assert not torch.allclose(contexts[0], contexts[-1])
 
 
+def test_a_foreign_forward_may_keep_what_it_gave(model: Model, clip: CLIP, teddy: Concept) -> None:
+    """As packs do that compute the values of a prompt once and give them again at every step."""
+    layer = next(iter(layers_of(model, detect_family(model)).values())).value
+    own = layer.forward
+    kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def foreign(context: torch.Tensor) -> torch.Tensor:
+        for known, values, _ in kept:
+            if torch.equal(known, context):
+                return values
+        values = own(context)
+        kept.append((context.clone(), values, values.clone()))
+        return values
+
+    knowing = add_concepts(clip, [teddy])
+    on = apply_stack(model, [ConceptEntry(teddy, ON)])
+    expected = sample(on, knowing, steps=3)
+    layer.forward = foreign
+    assert torch.equal(sample(on, knowing, steps=3), expected)
+    assert len(kept) == 1
+    assert all(torch.equal(values, as_given) for _, values, as_given in kept)
+
+
 def test_a_pass_within_a_pass_replaces_the_edit(model: Model, clip: CLIP, teddy: Concept) -> None:
     layers = layers_of(model, detect_family(model))
     edit = GatedEdit(
@@ -241,6 +267,23 @@ def test_a_lora_is_the_same_before_and_after_the_loader(
     expected = sample(after, knowing)
     assert torch.equal(sample(before, knowing), expected)
     assert not torch.equal(sample(apply_stack(model, [entry]), knowing), expected)
+
+
+def test_however_often_settings_change_there_is_one_patch_and_none_that_is_not_needed(
+    model: Model, teddy: Concept, pot: Concept
+) -> None:
+    def ours(of: Model) -> list[int]:
+        return [len(of.get_wrappers(kind, KEY)) for kind in (APPLY, CALC)]
+
+    on = apply_stack(model, [ConceptEntry(teddy, ON)])
+    assert ours(on) == [1, 0]
+    locked = replace(ON, key_lock=KeyLock.GLOBAL)
+    both = apply_stack(on, [ConceptEntry(pot, locked)])
+    for bias in (0.3, 0.4, 0.5):
+        both = tune(both, "", lambda s, b=bias: replace(s, bias=b))
+        assert ours(both) == [1, 1]
+    assert ours(tune(both, "pot*", lambda _: replace(locked, strength=0.0))) == [1, 0]
+    assert ours(tune(both, "", lambda s: replace(s, strength=0.0))) == [0, 0]
 
 
 def test_packs_that_give_every_layer_a_context_of_its_own_change_nothing(

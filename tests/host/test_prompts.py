@@ -112,6 +112,15 @@ def test_the_placeholder_does_not_match_inside_other_words(
     assert tokens(knowing, prompt) == tokens(clip, prompt)
 
 
+@pytest.mark.parametrize("prompt", ["an İris* here", "an ıris* here", "an IRIS* here"])
+def test_letters_that_are_one_but_for_their_case_are_one(
+    prompt: str, clip: CLIP, teddy: Concept
+) -> None:
+    """The capital of a Turkish i, and an i without its dot, are no other word."""
+    knowing = add_concepts(clip, [replace(teddy, placeholder="iris*")])
+    assert sum(torch.is_tensor(token) for token, _ in flat(knowing, prompt)) == 1
+
+
 def test_the_longest_placeholder_wins(clip: CLIP, teddy: Concept) -> None:
     other = tiny_concept(tiny_model(), clip, "teddy*2", seed=9)
     knowing = add_concepts(clip, [teddy, other])

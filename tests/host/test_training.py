@@ -125,6 +125,22 @@ def test_the_stand_ins_share_the_weights_memory(model: Model, clip: CLIP, unchan
         assert not torch.is_inference_mode_enabled()
 
 
+def test_a_weight_that_the_host_exchanges_meanwhile_stays_exchanged(
+    model: Model, clip: CLIP
+) -> None:
+    """As it does when it takes a LoRA off a model, or moves one that must make room."""
+    part = model.model.diffusion_model.out[2]
+    before = part.weight
+    other = torch.nn.Parameter(torch.zeros_like(before), requires_grad=False)
+    try:
+        with torch.inference_mode(), training_backbone(model, clip, SHAPE):
+            assert part.weight is not before
+            part.weight = other
+        assert part.weight is other
+    finally:
+        part.weight = before
+
+
 def test_the_loss_falls_when_one_picture_is_learned_by_heart(clip: CLIP) -> None:
     with torch.inference_mode():
         model = tiny_model(kind=ModelType.V_PREDICTION, model_channels=64)
@@ -252,6 +268,24 @@ def test_the_loss_follows_the_sampling_that_a_node_has_set(model: Model, clip: C
     as_told = run(told, clip).losses
     assert run(patched, clip).losses == as_told
     assert run(model, clip).losses != as_told
+
+
+def test_a_step_reads_no_number_of_the_schedule_from_the_device(
+    model: Model, clip: CLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    kind = type(model.model.model_sampling)
+    percent_to_sigma = kind.percent_to_sigma
+
+    def noted(self: Any, percent: float) -> float:
+        asked.append(self)
+        return percent_to_sigma(self, percent)
+
+    monkeypatch.setattr(kind, "percent_to_sigma", noted)
+    run(model, clip, steps=2)
+    assert len(asked) == 2 * 2
+    assert model.model.model_sampling not in asked
+    assert {b.device.type for one in asked for b in one.buffers()} == {"cpu"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

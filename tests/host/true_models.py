@@ -108,13 +108,15 @@ def true_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     marks: Mapping[str, torch.Tensor] | None = None,
+    **unet: Any,
 ) -> comfy.model_patcher.ModelPatcher:
     """A MODEL, made by the host's config class of that name.
 
     Args:
         marks: those of a checkpoint's weights by which the host knows what the model predicts.
+        unet: arguments in place of those in `UNETS`.
     """
-    thin = {} if channels is None else {"model_channels": channels}
+    thin = unet if channels is None else {"model_channels": channels, **unet}
     config = getattr(comfy.supported_models, name)({**UNETS[name], "dtype": dtype, **thin})
     base = config.get_model(dict(marks or {}), "", device=device)
     if device != META:

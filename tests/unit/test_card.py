@@ -63,3 +63,8 @@ def test_a_card_without_a_usable_preview_is_a_card_all_the_same(make_concept: Ma
     # Of a format that no concept holds.
     assert torch.equal(broken, card(make_concept(preview=encoded((40, 20), "red", "PPM"))))
     assert not torch.equal(broken, card(make_concept(preview=encoded((40, 20), "red", "WEBP"))))
+
+
+def test_notes_of_any_length_make_no_card_of_any_length(make_concept: MakeConcept) -> None:
+    long = card(make_concept(training={"notes": "word " * 100_000}))
+    assert long.shape[1] < 1500

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from perfusion_core.concept import Concept, ConceptError, check_fits, check_words
-from perfusion_core.families import FAMILIES
+from perfusion_core.families import FAMILIES, in_order
 from perfusion_core.settings import ConceptSettings
 
 MakeConcept = Callable[..., Concept]
+
+LAYER = "middle_block.1.attn2"
 
 
 def test_what_a_concept_says_about_itself(make_concept: MakeConcept) -> None:
@@ -48,8 +50,8 @@ def test_the_hash_sees_every_vector(make_concept: MakeConcept, field: str) -> No
 
 
 def test_the_hash_sees_the_names_of_layers(make_concept: MakeConcept) -> None:
-    values = {"a.attn2": torch.ones(4), "b.attn2": torch.zeros(4)}
-    swapped = {"b.attn2": torch.ones(4), "a.attn2": torch.zeros(4)}
+    values = {"input_blocks.1.attn2": torch.ones(4), "output_blocks.1.attn2": torch.zeros(4)}
+    swapped = {"output_blocks.1.attn2": torch.ones(4), "input_blocks.1.attn2": torch.zeros(4)}
     assert make_concept(values=values).hash != make_concept(values=swapped).hash
     assert make_concept(values=values).hash == make_concept(values=dict(values)).hash
 
@@ -74,13 +76,18 @@ def test_the_hash_sees_the_names_of_layers(make_concept: MakeConcept) -> None:
         ({"embeddings": {"clip_l": torch.ones(192)}}, r"embedding.clip_l has the shape \[192\]"),
         ({"embeddings": {"clip_l": torch.ones(0, 192)}}, "no vectors"),
         ({"values": {}}, "no learned values"),
-        ({"values": {"x.attn2": torch.ones(2, 2)}}, r"value.x.attn2 has the shape \[2, 2\]"),
-        ({"values": {"x.attn2": torch.tensor([1.0, torch.nan])}}, "value.x.attn2 holds NaN"),
-        ({"values": {"x.attn2": torch.tensor([1e9])}}, "infinity"),  # too large for fp16
-        ({"keys": {"x.attn2": torch.ones(2)}}, "keys for 1 layers and values for 3; only one"),
+        ({"values": {LAYER: torch.ones(2, 2)}}, rf"value.{LAYER} has the shape \[2, 2\]"),
+        ({"values": {LAYER: torch.tensor([1.0, torch.nan])}}, f"value.{LAYER} holds NaN"),
+        ({"values": {LAYER: torch.tensor([1e9])}}, "infinity"),  # too large for fp16
         (
-            {"values": {"x.attn2": torch.ones(2)}, "keys": {"x.attn2": torch.ones(3)}},
-            r"key.x.attn2 has the shape \[3\]; expected \[2\]",
+            {"values": {LAYER: torch.ones(2), "text_model.7.attn2": torch.ones(2)}},
+            "values for text_model.7.attn2, but no cross-attention layer of the emoji world",
+        ),
+        ({"values": {"middle_block.1.attn1": torch.ones(2)}}, "values for middle_block.1.attn1"),
+        ({"keys": {LAYER: torch.ones(2)}}, "keys for 1 layers and values for 3; only one"),
+        (
+            {"values": {LAYER: torch.ones(2)}, "keys": {LAYER: torch.ones(3)}},
+            rf"key.{LAYER} has the shape \[3\]; expected \[2\]",
         ),
         ({"whitened_target": torch.full((192,), torch.nan)}, "whitened_target holds NaN"),
         ({"whitened_target": torch.zeros(192)}, "do not belong together"),
@@ -98,6 +105,12 @@ def test_an_unusable_concept_cannot_be_made(
 @pytest.mark.parametrize("placeholder", ["teddy*", "<my-teddy>", "S*", "żółw", "ohwx!", "sks_2"])
 def test_usual_placeholders_are_fine(placeholder: str) -> None:
     check_words(placeholder, "teddy bear")
+
+
+def test_layers_have_an_order_whatever_a_file_calls_them() -> None:
+    odd = "input_blocks.\N{SUPERSCRIPT TWO}.attn2"  # a digit to Python, but no number
+    paths = ["input_blocks.10.attn2", odd, "input_blocks.2.attn2"]
+    assert in_order(paths) == [odd, "input_blocks.2.attn2", "input_blocks.10.attn2"]
 
 
 # --- fitting a model

@@ -249,6 +249,11 @@ def test_a_missing_layer_does_not_go_unnoticed(saved: Path, make_concept: MakeCo
     refused(saved, "do not match the hash")
 
 
+def test_a_layer_that_no_model_of_the_family_can_have(saved: Path) -> None:
+    rewrite(saved, {}, {"value.text_model.7.attn2": torch.ones(32).half()})
+    refused(saved, "values for text_model.7.attn2", "no cross-attention layer of the emoji world")
+
+
 def test_nan(saved: Path) -> None:
     rewrite(saved, {}, {"superclass_encoding": torch.full((192,), torch.nan).half()})
     refused(saved, "superclass_encoding holds NaN")

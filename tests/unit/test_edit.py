@@ -331,6 +331,24 @@ def test_precisions_against_float64(dtype: torch.dtype, tolerance: float, concep
     close(values, exact_values, 3 * tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("concepts", [1, 4])
+def test_in_half_precision_only_the_result_is_rounded(dtype: torch.dtype, concepts: int) -> None:
+    """Gates and J x J algebra in fp32: all but some numbers on the edge are the nearest ones."""
+    world = World(concepts)
+    edit = world.edit(*[ConceptSettings()] * concepts)
+    context = world.context(2, 77).to(dtype)
+    prepared, exact = edit.prepare(context), edit.prepare(context.double())
+    for found, expected in (
+        (prepared.context, exact.context),
+        (prepared.weights, exact.weights),
+    ):
+        assert (found == expected.to(dtype)).double().mean() > 0.99
+    gates = edit.gates(context)
+    assert gates.dtype == torch.float32
+    close(gates, edit.gates(context.double()), 1e-5)
+
+
 def test_a_device_without_autocast_is_not_asked_to_turn_it_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

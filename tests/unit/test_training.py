@@ -29,7 +29,7 @@ from perfusion_core.training import (
 
 WIDTH = FAMILIES["emoji"].context_width
 CHANNELS, SIZE = 4, 6
-LAYERS = {"down.0.attn2": 16, "up.0.attn2": 24}
+LAYERS = {"input_blocks.0.attn2": 16, "output_blocks.0.attn2": 24}
 
 
 class Toy:
@@ -223,7 +223,7 @@ def test_embeddings_and_values_have_their_own_rates(learn: Learn) -> None:
 
 def test_the_rate_of_values_is_relative_to_each_layer_s_scale(learn: Learn) -> None:
     toy = Toy()
-    toy.values["up.0.attn2"] *= 100
+    toy.values["output_blocks.0.attn2"] *= 100
     concept = learn(toy, steps=1, value_rate=0.05).concept
     p = superclass_encoding(toy).float()
     for path, value in concept.values.items():
@@ -458,7 +458,7 @@ def test_going_on_needs_the_same_superclass_and_vectors(learn: Learn) -> None:
 
 def test_trained_keys_start_at_the_locked_ones_at_a_rate_relative_to_them(learn: Learn) -> None:
     toy = Toy()
-    toy.keys["up.0.attn2"] *= 100
+    toy.keys["output_blocks.0.attn2"] *= 100
     locked, trained = (learn(toy, steps=1, value_rate=0.05, key_mode=m) for m in KEY_MODES)
     assert locked.losses == trained.losses
     assert not locked.concept.keys

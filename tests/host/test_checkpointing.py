@@ -14,6 +14,7 @@ from true_models import true_clip, true_model
 
 from perfusion_core.batches import PictureGroup, TrainingError
 from perfusion_core.bridge import HostBackbone, detect_family, training_backbone
+from perfusion_core.bridge import backbone as bridge_backbone
 from perfusion_core.bridge.models import layers_of
 from perfusion_core.concept import Concept
 from perfusion_core.covariance import Covariance
@@ -87,6 +88,33 @@ def test_it_keeps_a_fraction_of_the_memory(clip: CLIP, model: Model) -> None:
         with training_backbone(thin, wide, latents.shape, mode) as backbone:
             kept[mode] = kept_bytes(backbone, concept, latents)
     assert kept["on"] < kept["off"] / 4
+
+
+def test_the_estimate_for_auto_counts_the_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[int, int] = {}
+    guarded = bridge_backbone._guarded
+
+    def counted(saved: torch.Tensor) -> torch.Tensor:
+        copy: torch.Tensor = guarded(saved)
+        kept[copy.untyped_storage().data_ptr()] = copy.untyped_storage().nbytes()
+        return copy
+
+    monkeypatch.setattr(bridge_backbone, "_guarded", counted)
+    clip = true_clip("SD15")
+    prompts = ["a teddy*", "a photo of a teddy*"]
+    shape = (len(prompts), 4, 8, 8)
+    with training_backbone(true_model("SD15", CPU, channels=32), clip, shape) as backbone:
+        vectors = backbone.superclass_embeddings("teddy")
+        encoded = backbone.encode(
+            prompts, "teddy*", {name: v.requires_grad_() for name, v in vectors.items()}
+        )
+        for weight in clip.cond_stage_model.parameters():
+            kept.pop(weight.untyped_storage().data_ptr(), None)
+        with_text = backbone._kept()
+        monkeypatch.setattr(bridge_backbone, "KEPT_OF_TEXT", 0)
+        estimate = with_text - backbone._kept()
+    del encoded
+    assert 0.9 * estimate < sum(kept.values()) <= estimate
 
 
 def test_nothing_of_ours_runs_twice_and_the_hosts_layers_once_more(
