@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from comfy import model_management
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.batches import TrainingError
 from ..perfusion_core.bridge import (
+    AUTO,
     CHECKPOINTING,
     BackbonePainter,
     ClipScorer,
@@ -20,10 +20,12 @@ from ..perfusion_core.bridge import (
     covariance_of,
     detect_family,
     flipped,
+    out_of_memory,
     picture_groups,
     prompt_lines,
     read_pictures,
     recommended,
+    score_models,
     thumbnail,
     training_backbone,
 )
@@ -267,6 +269,14 @@ class PerfusionTrainConcept(io.ComfyNode):
                     "model.safetensors); give out the best step, not the last, with the bias and "
                     "temperature that score best.",
                 ),
+                io.Combo.Input(
+                    "scorer",
+                    options=[AUTO, *score_models()],
+                    default=AUTO,
+                    optional=True,
+                    tooltip="The CLIP model that select scores with, of models/clip_vision. auto: "
+                    "the first by name; the node says which it was. Refresh (R) to find new ones.",
+                ),
             ],
             outputs=[
                 ConceptType.Output(
@@ -317,6 +327,7 @@ class PerfusionTrainConcept(io.ComfyNode):
         preview_every: Sequence[int] = (50,),
         validation: Sequence[str] = ("",),
         select: Sequence[bool] = (False,),
+        scorer: Sequence[str] = (AUTO,),
     ) -> io.NodeOutput:
         settings = TrainingSettings(
             steps=steps[0],
@@ -344,27 +355,31 @@ class PerfusionTrainConcept(io.ComfyNode):
                 "the concept is to be scored (50 is usual), or select to off."
             )
         pictures, sizes = bring_to_size(pictures, family.resolution, resolution[0])
-        scorer = ClipScorer([picture.pixels for picture in pictures]) if select[0] else None
-        preview = thumbnail(pictures[0].pixels)
-        groups = picture_groups(vae[0], flipped(pictures) if flip[0] else pictures)
-        common = covariance[0] or covariance_of(clip[0], on_captions=stop_when_asked)
-        start = resume[0].concept if resume[0] is not None else None
-        watch = TrainingWatch(
-            cls.hidden.unique_id,
-            settings.steps,
-            save_every[0],
-            preview_every[0],
-            keep=on_cancel[0] == "keep",
+        scoring = (
+            ClipScorer([picture.pixels for picture in pictures], scorer[0]) if select[0] else None
         )
-        shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
+        preview = thumbnail(pictures[0].pixels)
+        start = resume[0].concept if resume[0] is not None else None
         try:
+            every = flipped(pictures) if flip[0] else pictures
+            groups = picture_groups(vae[0], every, stop_when_asked)
+            common = covariance[0] or covariance_of(clip[0], on_captions=stop_when_asked)
+            shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
+            watch = TrainingWatch(
+                cls.hidden.unique_id,
+                settings.steps,
+                save_every[0],
+                preview_every[0],
+                keep=on_cancel[0] == "keep",
+                preview=preview,
+            )
             with training_backbone(
                 model[0], clip[0], (settings.batch_size, *shape), checkpointing[0], half=True
             ) as backbone:
                 painter = BackbonePainter(backbone, vae[0], shape, settings.seed, stop_when_asked)
                 # Without scores the others would be painted to be looked at by no one.
-                shown = prompts if scorer else prompts[:1]
-                watch.validation = Validation(shown, painter, scorer)
+                shown = prompts if scoring else prompts[:1]
+                watch.validation = Validation(shown, painter, scoring)
                 result = train(
                     backbone,
                     groups,
@@ -377,7 +392,9 @@ class PerfusionTrainConcept(io.ComfyNode):
                     cancelled=watch.cancelled,
                 )
                 selected = watch.selected()
-        except model_management.OOM_EXCEPTION as error:
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             raise TrainingError(
                 f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
                 f"{sizes}. Lower batch_size first, then resolution"
@@ -408,4 +425,8 @@ def _selection(concept: Concept) -> str:
     step = concept.training.get("selected_step")
     if step is None:
         return ""
-    return f"; selected: step {step}, bias {concept.bias:g}, temperature {concept.temperature:g}"
+    by = concept.training["selected_by"]
+    return (
+        f"; selected by {by}: step {step}, bias {concept.bias:g}, temperature "
+        f"{concept.temperature:g}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,10 +31,17 @@ class TrainingWatch:
         save_every: save the concept every so many steps; 0 for never.
         look_every: look at it every so many steps; 0 for never.
         keep: whether a Cancel ends the training with what was learned, and not the whole run.
+        preview: for what is saved on the way.
     """
 
     def __init__(
-        self, node_id: str | None, steps: int, save_every: int, look_every: int, keep: bool
+        self,
+        node_id: str | None,
+        steps: int,
+        save_every: int,
+        look_every: int,
+        keep: bool,
+        preview: bytes,
     ) -> None:
         self.validation: Validation | None = None
         self._node_id = node_id
@@ -41,6 +49,7 @@ class TrainingWatch:
         self._save_every = save_every
         self._look_every = look_every
         self._keep = keep
+        self._thumbnail = preview
         self._asked = False
         self._begun = time.monotonic()
         self._told = 0.0
@@ -52,8 +61,9 @@ class TrainingWatch:
         at = f"step {done} of {total}, loss {loss:.4f}, {left}"
         self._tell(at, last=done == total)
         if self._save_every and done % self._save_every == 0 and done < total:
-            concept = snapshot()
-            name = f"{default_name(concept.name)}_step{done}"
+            concept = replace(snapshot(), preview=self._thumbnail)
+            # Of all steps behind it, those before a resume too.
+            name = f"{default_name(concept.name)}_step{concept.training['steps_done']}"
             save_concept(concept, save_path(name, overwrite=False))
         if self.validation is not None and self._due(done, total):
             self._look(self.validation, done, total, snapshot)

@@ -21,8 +21,10 @@ from .sizes import at_most
 BIASES = (0.4, 0.5, 0.6, 0.7, 0.8)
 TEMPERATURES = (0.1, 0.15, 0.2)
 
-# Pictures of every look are kept for the contact sheet, so at no more than this.
+# What is kept for the contact sheet: pictures of this size at most, of about so many looks. A look
+# at every step of a long training would otherwise take gigabytes.
 SHEET_SIZE = 256
+MAX_LOOKS = 32
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Score:
 
 class Scorer(Protocol):
     """Says how good pictures are."""
+
+    @property
+    def name(self) -> str:
+        """What a concept's notes call it."""
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Score:
         """Score pictures [N, H, W, 3], 0 to 1, as a whole.
@@ -92,9 +98,16 @@ class Validation:
         self, prompts: Sequence[str], paint: Painter, scorer: Scorer | None = None
     ) -> None:
         self.prompts = tuple(prompts)
-        self.looks: list[ValidationLook] = []
         self._paint = paint
         self._scorer = scorer
+        self._kept: list[tuple[int, ValidationLook]] = []  # each with its number
+        self._count = 0
+        self._stride = 1
+
+    @property
+    def looks(self) -> list[ValidationLook]:
+        """All looks; of more than MAX_LOOKS so many, evenly spread, with the best and the last."""
+        return [look for _, look in self._kept]
 
     @property
     def scores(self) -> bool:
@@ -109,8 +122,18 @@ class Validation:
 
     def look(self, step: int, concept: Concept) -> ValidationLook:
         """Paint, score and remember the concept at one step, with the settings it recommends."""
-        self.looks.append(self._look(step, concept, concept.settings))
-        return self.looks[-1]
+        look = self._look(step, concept, concept.settings)
+        self._kept.append((self._count, look))
+        self._count += 1
+        if self._count > MAX_LOOKS * self._stride:
+            self._stride *= 2
+        best = self.best
+        self._kept = [
+            (number, one)
+            for number, one in self._kept
+            if number % self._stride == 0 or one is best or one is look
+        ]
+        return look
 
     def tuned(
         self, on_look: Callable[[ValidationLook, int, int], None] | None = None
@@ -166,6 +189,7 @@ class Validation:
     ) -> Concept:
         notes = {
             "selected_step": best.step,
+            "selected_by": "" if self._scorer is None else self._scorer.name,
             "validation": [_noted(look.step, look) for look in self.looks if look.score],
             **{f"validation_{name}": rows for name, rows in found.items()},
         }

@@ -221,14 +221,16 @@ def train(
         _check_start(start, backbone, superclass, settings)
     # The caller may run in inference mode, whose tensors autograd refuses.
     with torch.inference_mode(False), torch.enable_grad():
-        drawn = batches(groups, placeholder, superclass, settings.batch_size, settings.seed)
+        before = _steps_done(start)
+        # Going on, it sees other noise than it has seen, not the same once more.
+        seed = (settings.seed + before) % 2**64
+        drawn = batches(groups, placeholder, superclass, settings.batch_size, seed)
         first = next(drawn)  # what is wrong with the pictures comes up before anything is encoded
         learner = _Learner(backbone, placeholder, superclass, covariance, settings, start)
         losses: list[float] = []
 
         def snapshot() -> Concept:
             recent = losses[-max(1, settings.steps // 10) :]
-            before = _steps_done(start)
             return learner.concept(
                 {
                     **asdict(settings),

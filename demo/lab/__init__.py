@@ -10,5 +10,7 @@ exams.py      identity and text alignment of a picture, by the judge
 measure.py    trains and measures, with a cache that survives a stop
 figures.py    fronts, hypervolume, bootstrap intervals
 tuning.py     rates of every method, chosen alike
-report.py     lab.json, lab.md, plots and contact sheet
+report.py     lab.json, plots and contact sheet
+tables.py     lab.json as tables, lab.md
+publish.py    what docs/lab/ shows of a run
 """

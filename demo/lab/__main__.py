@@ -2,6 +2,7 @@
 
 make lab                                    two concepts of the emoji world, about half an hour
 make lab ARGS=--full                        six concepts, more settings: some 75 minutes
+make lab ARGS="--full --publish"            the same, and puts what it found into docs/lab/
 make lab ARGS=--tune                        every method's rates, on a concept of its own
 make lab CONCEPT=folder SUPERCLASS=word     any folder of pictures of one thing
 
@@ -56,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concept", help="a folder of pictures of one thing to learn")
     parser.add_argument("--superclass", help="the ordinary word for it, such as teddy")
     parser.add_argument("--only", nargs="+", metavar="PART", help=f"ablations, or {RIVALS}")
+    parser.add_argument("--publish", action="store_true", help="put the results into docs/lab/")
     parser.add_argument("--tune", action="store_true", help="try each method's rates instead")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="where results go")
     parser.add_argument("--cache", type=Path, default=OUTPUT / "lab_cache")
@@ -63,6 +65,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if bool(args.concept) != bool(args.superclass):
         parser.error("CONCEPT (a folder) and SUPERCLASS (its ordinary word) go together")
+    if args.publish and args.tune:
+        parser.error("--publish is for results; rates of --tune go into demo/lab/rivals/rates.json")
     if args.concept and args.concepts:
         parser.error("--concepts names concepts of the world; it does not go with a folder")
     if args.samples is None:  # 96 at a point of six concepts, else 64
@@ -102,10 +106,12 @@ def open_lab(args: argparse.Namespace) -> Lab:
 def main() -> None:
     args = arguments()
     import_host()  # everything that is imported from here on knows the host
+    from . import publish
     from .ablations import FULL, QUICK, ablations, ours, sweep
     from .recipe import STEPS
     from .report import Report
     from .rivals import RIVALS as METHODS
+    from .tables import tables
 
     begun = time.monotonic()
     if args.fresh:
@@ -150,7 +156,9 @@ def main() -> None:
     if contenders:
         compare(lab, report, contenders, couples)
     report.write(lab, time.monotonic() - begun)
-    print(f"\n{report.markdown()}\nwritten to {args.out}")
+    print(f"\n{tables(report.as_dict())}\nwritten to {args.out}")
+    if args.publish:
+        print(f"and to {publish.DOCS}, {publish.publish(args.out, publish.DOCS):,} bytes of plots")
 
 
 def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
@@ -189,8 +197,8 @@ def compare(
             one = replace(one, both=lab.both(variants[one.best], couples))
         measured.append(one)
     report.add_contenders(measured)
-    sheet(lab, measured, couples, report.out / "lab_sheet.png")
-    report.plots.append("lab_sheet.png")
+    sheet(lab, measured, couples, report.out / "lab_sheet.jpg")
+    report.plots.append("lab_sheet.jpg")
 
 
 def couples_of(subjects: Sequence[Subject]) -> list[Couple]:

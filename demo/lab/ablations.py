@@ -54,9 +54,19 @@ class Claim:
 
     def difference(self, points: Mapping[str, Point]) -> Estimate:
         """How much better the better side is."""
-        measured = [points[name] for name in (*self.better, *self.worse)]
+        return estimate(self._measured(points), self._ahead)
+
+    def by_subject(self, points: Mapping[str, Point]) -> list[float]:
+        """The same of each subject alone."""
+        means = np.stack([point.marks.mean(axis=1) for point in self._measured(points)], axis=1)
+        return [round(float(self._ahead(of_one)), 4) for of_one in means]
+
+    def _measured(self, points: Mapping[str, Point]) -> list[Point]:
+        return [points[name] for name in (*self.better, *self.worse)]
+
+    def _ahead(self, means: np.ndarray) -> float:
         figure, split = FIGURES[self.measure], len(self.better)
-        return estimate(measured, lambda means: figure(means[:split]) - figure(means[split:]))
+        return figure(means[:split]) - figure(means[split:])
 
 
 FIGURES: Mapping[Measure, Statistic] = {

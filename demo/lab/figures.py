@@ -34,6 +34,11 @@ class Point:
     marks: np.ndarray
 
     @property
+    def pictures(self) -> int:
+        """How many pictures it was measured on."""
+        return int(self.marks.shape[0] * self.marks.shape[1])
+
+    @property
     def means(self) -> np.ndarray:
         """Mean text alignment and identity [2]."""
         means: np.ndarray = self.marks.mean(axis=(0, 1))
@@ -45,7 +50,7 @@ class Point:
         identity = estimate([self], lambda m: m[0, 1])
         return {
             "name": self.name,
-            "samples": int(self.marks.shape[0] * self.marks.shape[1]),
+            "samples": self.pictures,
             "identity": identity.value,
             "identity_interval": identity.interval,
             "text_alignment": text.value,
@@ -111,7 +116,9 @@ def estimate(points: Sequence[Point], statistic: Statistic, seed: int = 0) -> Es
     """A statistic of points that were measured alike, with its bootstrap interval.
 
     Concepts are redrawn with replacement, and pictures within each: the interval speaks of any
-    concept of this kind, as far as a few can (with one concept, of that one alone). Raises
+    concept of this kind, as far as a few can: of few that truly differ it is too narrow (see
+    docs/lab.md), and with one concept it speaks of that one alone. A concept's training is redrawn
+    with it; the same concept trained with other seeds is not measured. Raises
     ValueError for points that were not measured on the same pictures.
     """
     shapes = {point.marks.shape for point in points}

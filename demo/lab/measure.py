@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -122,13 +123,18 @@ class Lab:
     def point(self, variant: Variant) -> Point:
         """A variant's marks on every subject."""
         if variant.name not in self._points:
-            marks = [self._marks(variant, [subject]) for subject in self.subjects]
+            marks = [self._marks(variant, [subject], self.repeats) for subject in self.subjects]
             self._points[variant.name] = Point(variant.name, np.array(marks))
         return self._points[variant.name]
 
     def both(self, variant: Variant, couples: Sequence[Couple]) -> Point:
-        """Two subjects, trained apart, in one picture: (text alignment, both identities)."""
-        return Point(variant.name, np.array([self._marks(variant, couple) for couple in couples]))
+        """Two subjects, trained apart, in one picture: (text alignment, both identities).
+
+        On as many pictures as a point of single subjects has.
+        """
+        repeats = math.ceil(self.repeats * len(self.subjects) / len(couples))
+        marks = [self._marks(variant, couple, repeats) for couple in couples]
+        return Point(variant.name, np.array(marks))
 
     def strip(self, variant: Variant, subjects: Sequence[Subject]) -> list[Image.Image]:
         """The first picture of every prompt, as it was measured."""
@@ -136,9 +142,9 @@ class Lab:
             side = strip.height
             return [strip.crop((x, 0, x + side, side)) for x in range(0, strip.width, side)]
 
-    def _marks(self, variant: Variant, subjects: Sequence[Subject]) -> list[Any]:
+    def _marks(self, variant: Variant, subjects: Sequence[Subject], repeats: int) -> list[Any]:
         """Of every picture, those of one repeat of the prompts after those of another."""
-        keys = [self._point_key(variant, subjects, n) for n in range(self.repeats)]
+        keys = [self._point_key(variant, subjects, n) for n in range(repeats)]
         missing = [n for n, key in enumerate(keys) if not self.cache.has(key)]
         if missing:
             learned = [(s, self.learned(variant.method, s).file) for s in subjects]

@@ -13,7 +13,7 @@ In both, o is the superclass's key W_K p, and the learned value W_V p + D.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,11 @@ class SwappedBackbone:
         times: Tensor,
         encoded: Encoded,
         edit: GatedEdit,
-        differences: Mapping[str, Tensor],
-        key_differences: Mapping[str, Tensor] | None = None,
+        *differences: Any,
     ) -> Tensor:
+        """See `Backbone`; the loop's edit gives the superclass alone."""
         swapped = SwappedEdit(edit.superclasses, encoded.context, encoded.positions[..., None])
-        errors: Tensor = self.inner.loss(
-            latents, noise, times, encoded, swapped, differences, key_differences
-        )
+        errors: Tensor = self.inner.loss(latents, noise, times, encoded, swapped, *differences)
         return errors
 
     def __getattr__(self, name: str) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 
 from tools.steps import write_atomic
@@ -22,8 +24,7 @@ from .figures import Estimate, Point, estimate, hypervolume
 from .measure import Couple, Lab
 from .plots import pareto
 from .subjects import Subject
-
-WANTED_VOLUME, WANTED_BYTES, WANTED_BOTH = 1.2, 0.1, 2.0
+from .tables import WANTED_BOTH, WANTED_BYTES, WANTED_VOLUME, tables
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class Contender:
         }
         if self.both is not None:
             share = estimate([self.both], lambda means: means[0, 1])
-            entry |= {"both_identities": share.value, "both_identities_interval": share.interval}
+            entry |= {
+                "both_identities": share.value,
+                "both_identities_interval": share.interval,
+                "both_pictures": self.both.pictures,
+            }
         return entry
 
 
@@ -98,6 +103,7 @@ class Report:
                     "measure": claim.measure,
                     "difference": difference.value,
                     "interval": difference.interval,
+                    "by_subject": claim.by_subject(points),
                     "verdict": difference.verdict,
                 }
             )
@@ -123,91 +129,24 @@ class Report:
             "seconds_of_work": round(sum(lab.cache.seconds.values())),
             "from_other_code": len(lab.cache.other_code),
         }
-        found = {
+        write_atomic(self.out / "lab.json", json.dumps(self.as_dict(), indent=1) + "\n")
+        write_atomic(self.out / "lab.md", tables(self.as_dict()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contents of lab.json."""
+        return {
             **self.about,
             "identity": self.identity,
             "ablations": self.ablations,
             "methods": self.contenders,
             "comparison": self.comparison,
+            "plots": self.plots,
         }
-        write_atomic(self.out / "lab.json", json.dumps(found, indent=1) + "\n")
-        write_atomic(self.out / "lab.md", self.markdown())
 
     def _plot(self, name: str, series: Mapping[str, Sequence[Point]]) -> None:
         file = f"lab_{name.replace(' ', '_')}.png"
         pareto(name, self.identity, series, self.out / file)
         self.plots.append(file)
-
-    def markdown(self) -> str:
-        """The tables, to be read or pasted."""
-        about = self.about
-        lines = [
-            f"`{about['command']}`, {about['date']}, {about['machine']}; "
-            f"{about['seconds_of_work']} s of training and sampling in all, of which earlier runs "
-            f"may have done a part; this one took {about['seconds']} s. "
-            f"Subjects: {', '.join(about['subjects'])}; {about['pictures_a_point']} pictures a "
-            f"point; {about['steps']} training steps of {about['batch']} pictures.",
-            "",
-            f"Identity: {self.identity}. Text alignment: share of pictures in which the judge sees "
-            "all else that the prompt names. Intervals: 95 %, bootstrap over subjects and their "
-            "pictures.",
-        ]
-        if about["from_other_code"]:
-            lines += ["", f"{about['from_other_code']} values were measured with another state of "
-                      "the code (`--fresh` measures them again)."]  # fmt: skip
-        lines += self._ablation_lines() if self.ablations else []
-        lines += self._contender_lines() if self.contenders else []
-        lines += ["", *(f"![{file}]({file})" for file in self.plots)]
-        return "\n".join(lines) + "\n"
-
-    def _ablation_lines(self) -> list[str]:
-        lines = ["", "| the paper says | here | difference | interval |", "|---|---|---|---|"]
-        measures = {"front": "hypervolume", "text": "text alignment", "identity": "identity"}
-        for ablation in self.ablations:
-            for claim in ablation["claims"]:
-                low, high = claim["interval"]
-                lines.append(
-                    f"| {claim['claim']} | {claim['verdict']} | {claim['difference']:+.3f} "
-                    f"{measures[claim['measure']]} | {low:+.3f} to {high:+.3f} |"
-                )
-        return lines
-
-    def _contender_lines(self) -> list[str]:
-        lines = [
-            "",
-            "| method | hypervolume, reference (0, 0) | best point: identity, text "
-            "| both identities | seconds to train | bytes |",
-            "|---|---|---|---|---|---|",
-        ]
-        for entry in self.contenders:
-            both = "not measured"
-            if "both_identities" in entry:
-                both = _with(entry["both_identities"], entry["both_identities_interval"])
-            best = entry["best"]
-            lines.append(
-                f"| {entry['name']} | {_with(entry['hypervolume'], entry['hypervolume_interval'])} "
-                f"| {best['identity']:.2f}, {best['text_alignment']:.2f} ({best['name']}) | {both} "
-                f"| {entry['train_seconds']:.0f} | {entry['file_bytes']:,} |"
-            )
-        found = self.comparison
-        ratio = found["volume_ratio"]
-        lines += [
-            "",
-            f"Perfusion's hypervolume is {_share(ratio)} that of the best rival "
-            f"({found['best_rival']}); the difference is {found['volume_difference']:+.3f} "
-            f"({found['volume_difference_interval'][0]:+.3f} to "
-            f"{found['volume_difference_interval'][1]:+.3f}). Its file has "
-            f"{found['bytes_ratio']:.4f} times the bytes.",
-        ]
-        if "both_ratio" in found:
-            ratio = found["both_ratio"]
-            lines.append(
-                "No picture of stacked LoRAs has both identities: there is no ratio."
-                if ratio is None
-                else f"Both identities are in {ratio:.2f} times as many composed pictures as with "
-                "stacked LoRAs."
-            )
-        return lines
 
 
 def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
@@ -219,9 +158,13 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
     for rival in rivals:
         ends.append(ends[-1] + len(rival.points))
 
-    def ahead(means: Any) -> float:
+    def volumes(means: Any) -> tuple[float, float]:
         others = [hypervolume(means[a:b]) for a, b in pairwise(ends)]
-        return hypervolume(means[: ends[0]]) - max(others)
+        return hypervolume(means[: ends[0]]), max(others)
+
+    def ahead(means: Any) -> float:
+        ours, others = volumes(means)
+        return ours - others
 
     difference = estimate(points, ahead)
     ratio = _ratio(own.volume.value, best.volume.value)
@@ -229,6 +172,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
     found = {
         "best_rival": best.label,
         "volume_ratio": ratio,
+        "volume_ratio_interval": _ratio_interval(points, volumes),
         "volume_difference": difference.value,
         "volume_difference_interval": difference.interval,
         "bytes_ratio": round(bytes_ratio, 5),
@@ -240,6 +184,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
         both, stacked = float(own.both.means[1]), float(lora.both.means[1])
         found |= {
             "both_ratio": _ratio(both, stacked),
+            "both_ratio_interval": _ratio_interval([own.both, lora.both], lambda m: m[:, 1]),
             "both_reached": _reached(both, stacked, WANTED_BOTH),
         }
     return found
@@ -249,16 +194,20 @@ def _ratio(ours: float, other: float) -> float | None:
     return round(ours / other, 3) if other > 0 else None
 
 
+def _ratio_interval(points: Sequence[Point], parts: Callable[[Any], Any]) -> list[float] | None:
+    """Of the ratio of two figures; None where the second may as well be 0."""
+
+    def ratio(means: Any) -> float:
+        ours, other = parts(means)
+        return float(ours / other) if other > 0 else math.inf
+
+    with np.errstate(invalid="ignore"):
+        interval = estimate(points, ratio).interval
+    return interval if all(map(math.isfinite, interval)) else None
+
+
 def _reached(ours: float, other: float, wanted: float) -> bool:
     return ours > 0 and ours >= wanted * other
-
-
-def _share(ratio: float | None) -> str:
-    return "beyond any ratio to" if ratio is None else f"{ratio:.2f} times"
-
-
-def _with(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], path: Path) -> None:
@@ -276,7 +225,7 @@ def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], 
             variant = one.variants[one.best]
             asked = [question.prompt for question in lab.asked(variant, subjects)]
             rows.append(Row(f"{title}: {variant.name}", lab.strip(variant, subjects), asked))
-    contact_sheet(rows).save(path, optimize=True)
+    contact_sheet(rows).save(path, quality=85, optimize=True)
 
 
 def costs(lab: Lab, variants: Sequence[Variant]) -> tuple[float, int]:

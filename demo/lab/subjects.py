@@ -110,11 +110,16 @@ def mask_of(concept: Individual, picture: Image.Image, number: int) -> np.ndarra
 def folder_subject(folder: Path, superclass: str) -> Subject:
     """A folder of pictures of one thing; each is cut to its middle square.
 
-    Raises ValueError when there is no picture in it.
+    Raises ValueError when there is no picture in it, or one that cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give one that holds pictures of one thing")
-    pictures = [_square(picture) for picture in read_folder(folder)]
+    try:
+        pictures = [_square(picture) for picture in read_folder(folder)]
+    except OSError as error:
+        raise ValueError(
+            f"a picture in {folder} cannot be read: {error}. Take it out, or save it again."
+        ) from error
     if not pictures:
         raise ValueError(f"{folder} holds no picture: png, jpg, jpeg or webp is expected")
     return Subject(folder.name, superclass, pictures)

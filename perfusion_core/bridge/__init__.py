@@ -27,6 +27,7 @@ from .folder import (
 from .inspect import token_gates
 from .live import Run, begin_live, move_live, tell_page, write_back
 from .masks import mask_models, register_mask_folder, zero_shot_masks
+from .memory import out_of_memory
 from .metadata import note_applied, register_metadata
 from .models import HostMismatch, detect_family
 from .pictures import (
@@ -40,7 +41,7 @@ from .pictures import (
 )
 from .prompts import add_concepts
 from .sampling import BackbonePainter
-from .scores import ClipScorer
+from .scores import AUTO, ClipScorer, score_models
 from .stack import (
     ConceptEntry,
     ConceptStack,
@@ -65,6 +66,7 @@ from .tokens import (
 )
 
 __all__ = [
+    "AUTO",
     "CHECKPOINTING",
     "MAX_CONCEPTS",
     "AttentionScope",
@@ -107,6 +109,7 @@ __all__ = [
     "mask_models",
     "move_live",
     "note_applied",
+    "out_of_memory",
     "picture_groups",
     "prompt_lines",
     "prompt_similarities",
@@ -119,6 +122,7 @@ __all__ = [
     "renamed",
     "save_path",
     "saved_name",
+    "score_models",
     "stack_of",
     "tell_page",
     "thumbnail",

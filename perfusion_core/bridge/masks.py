@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .models import HostMismatch
+from .pretrained import load_whole
 
 FOLDER = "clipseg"
 REMEDY = (
@@ -99,15 +100,4 @@ def _load(name: str) -> tuple[Any, Any]:
     # Here and not above: importing it takes a second that only this node should cost.
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-    folder = known[name]
-    try:
-        # Nothing is downloaded, and nothing but safetensors is read.
-        processor = CLIPSegProcessor.from_pretrained(folder, local_files_only=True)
-        model = CLIPSegForImageSegmentation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise HostMismatch(
-            f'"{folder}" cannot be read as a CLIPSeg model: {error}. {REMEDY}'
-        ) from error
-    return processor, model.requires_grad_(False)  # it comes in evaluation mode
+    return load_whole(known[name], CLIPSegForImageSegmentation, CLIPSegProcessor, "CLIPSeg", REMEDY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,14 +153,26 @@ def flipped(pictures: Sequence[Picture]) -> list[Picture]:
     ]
 
 
-def picture_groups(vae: Any, pictures: Sequence[Picture]) -> list[PictureGroup]:
-    """Latents in groups of one size, encoded one picture at a time to keep memory low."""
+def picture_groups(
+    vae: Any, pictures: Sequence[Picture], on_picture: Callable[[], None] = lambda: None
+) -> list[PictureGroup]:
+    """Latents in groups of one size, encoded one picture at a time to keep memory low.
+
+    Args:
+        on_picture: called before each picture; may raise to stop.
+    """
+
+    def encoded(picture: Picture) -> Tensor:
+        on_picture()
+        latent: Tensor = vae.encode(picture.pixels.movedim(0, -1)[None].contiguous())
+        return latent
+
     by_size: dict[tuple[int, int], list[Picture]] = {}
     for picture in pictures:
         by_size.setdefault(picture.size, []).append(picture)
     groups = []
     for members in by_size.values():
-        latents = [vae.encode(p.pixels.movedim(0, -1)[None].contiguous()) for p in members]
+        latents = [encoded(picture) for picture in members]
         masks = [p.mask for p in members if p.mask is not None]
         groups.append(
             PictureGroup(

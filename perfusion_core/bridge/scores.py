@@ -16,8 +16,11 @@ from torch import Tensor
 
 from ..selection import Score
 from .models import HostMismatch
+from .pretrained import load_whole
 
 FOLDER = "clip_vision"
+AUTO = "auto"  # in place of a model's name: the first that is there
+AT_ONCE = 8  # pictures embedded in one batch
 REMEDY = (
     "Get a whole CLIP model in safetensors form, such as openai/clip-vit-large-patch14 from "
     "huggingface.co (all its files: config.json, model.safetensors, the tokenizer's and the "
@@ -50,22 +53,27 @@ class ClipScorer:
 
     Args:
         references: the training pictures [3, H, W], 0 to 1, of any sizes.
+        name: of `score_models`, or AUTO for the first of them.
 
-    Takes the first of `score_models`. Raises HostMismatch where there is none, or it cannot be
-    read.
+    Raises HostMismatch where that is not there, or cannot be read.
     """
 
-    def __init__(self, references: Sequence[Tensor]) -> None:
+    def __init__(self, references: Sequence[Tensor], name: str = AUTO) -> None:
         known = score_models()
         if not known:
             raise HostMismatch(
                 f"To select the best step, pictures are scored with CLIP, and there is no CLIP "
                 f"model in models/{FOLDER}. {REMEDY}"
             )
-        self.name, folder = next(iter(known.items()))
-        self._processor, self._model = _load(folder)
+        self.name = next(iter(known)) if name == AUTO else name
+        if self.name not in known:
+            raise HostMismatch(
+                f'There is no CLIP model "{name}" in models/{FOLDER} (found: {", ".join(known)}). '
+                f"{REMEDY}"
+            )
+        self._processor, self._model = _load(known[self.name])
         pictures = [reference.movedim(0, -1) for reference in references]
-        self._references = self._embedded(pictures, [""])[0]
+        self._references = self._embedded(pictures, [""] * len(pictures))[0]
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Score:
         """See `Scorer`."""
@@ -76,26 +84,26 @@ class ClipScorer:
         )
 
     def _embedded(self, pictures: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Unit vectors of pictures [H, W, 3] and of texts."""
+        """Unit vectors of pictures [H, W, 3] and of their texts."""
         pixels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]
-        inputs = self._processor(
-            text=list(texts), images=pixels, return_tensors="pt", padding=True, truncation=True
-        )
-        with torch.no_grad():
-            outputs = self._model(**inputs)
-        return outputs.image_embeds.float(), outputs.text_embeds.float()
+        images, said = [], []
+        for first in range(0, len(pixels), AT_ONCE):
+            inputs = self._processor(
+                text=list(texts[first : first + AT_ONCE]),
+                images=pixels[first : first + AT_ONCE],
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+            )
+            with torch.no_grad():
+                outputs = self._model(**inputs)
+            images.append(outputs.image_embeds.float())
+            said.append(outputs.text_embeds.float())
+        return torch.cat(images), torch.cat(said)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
     # Here and not above: importing it takes a second that only selecting should cost.
     from transformers import CLIPModel, CLIPProcessor
 
-    try:
-        # Nothing is downloaded, and nothing but safetensors is read.
-        processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
-        model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise HostMismatch(
-            f'"{folder}" cannot be read as a CLIP model: {error}. {REMEDY}'
-        ) from error
-    return processor, model.requires_grad_(False)  # it comes in evaluation mode
+    return load_whole(folder, CLIPModel, CLIPProcessor, "CLIP", REMEDY)

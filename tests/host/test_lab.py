@@ -25,6 +25,7 @@ from demo.lab.exams import FolderExam, Likeness, WorldExam, features
 from demo.lab.figures import Point
 from demo.lab.methods import Method, Perfusion
 from demo.lab.rejected import Substituted, SwappedEdit, UngatedEdit
+from demo.lab.rivals import RIVALS as RIVAL_METHODS
 from demo.lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
 from demo.lab.rivals.common import denoising_loss, load, trigger
 from demo.lab.rivals.textual_inversion import superclass_word
@@ -374,6 +375,9 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         folder_subject(tmp_path, "teddy")
     with pytest.raises(ValueError, match="no folder"):
         folder_subject(tmp_path / "nowhere", "teddy")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot be read.*broken.png.*Take it out"):
+        folder_subject(tmp_path, "teddy")
 
 
 class Bench:
@@ -432,7 +436,9 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     assert (tmp_path / "first" / "lab.json").is_file()  # what was found before the stop
 
     monkeypatch.setattr(Lora, "train", stopped)
-    lab(monkeypatch, studio, *common, "--out", str(tmp_path / "out"))
+    docs = tmp_path / "docs"
+    monkeypatch.setattr("demo.lab.publish.DOCS", docs)
+    lab(monkeypatch, studio, *common, "--publish", "--out", str(tmp_path / "out"))
     done = capsys.readouterr().out
     assert "train Perfusion" not in done
     assert "train TextualInversion" not in done
@@ -443,6 +449,8 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     for claim in found["ablations"][0]["claims"]:
         assert claim["verdict"] in ("holds", "fails", "not decided")
         assert claim["interval"][0] <= claim["difference"] <= claim["interval"][1]
+        # These figures are means, and each subject has as many pictures.
+        assert sum(claim["by_subject"]) / 2 == pytest.approx(claim["difference"], abs=1e-3)
     methods_found = {m["name"]: m for m in found["methods"]}
     assert set(methods_found) == {
         "Perfusion", "TextualInversion", "Lora", "KeysAndValues", "DreamBooth"
@@ -450,14 +458,20 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     for method in methods_found.values():
         assert 0 <= method["hypervolume"] <= 1
         assert 0 <= method["both_identities"] <= 1
+        assert method["both_pictures"] == found["pictures_a_point"] == 16
         assert len(method["points"]) == 3
         assert method["train_seconds"] > 0
     sizes = {name: method["file_bytes"] for name, method in methods_found.items()}
     assert sizes["TextualInversion"] < sizes["Perfusion"] < sizes["KeysAndValues"]
     assert sizes["KeysAndValues"] < sizes["DreamBooth"]
-    for name in ("lab.md", "lab_bias.png", "lab_rivals.png", "lab_sheet.png"):
+    for name in ("lab.md", "lab_bias.png", "lab_rivals.png", "lab_sheet.jpg"):
         assert (tmp_path / "out" / name).stat().st_size > 0
-    table = (tmp_path / "out" / "lab.md").read_text()
+    assert (docs / "lab.json").read_text() == (tmp_path / "out" / "lab.json").read_text()
+    assert {path.name for path in docs.iterdir()} == {
+        "lab.json", "results.md", "lab_bias.png", "lab_rivals.png", "lab_sheet.jpg"
+    }  # fmt: skip
+    table = (docs / "results.md").read_text()
+    assert (tmp_path / "out" / "lab.md").read_text() in table
     assert "| Perfusion |" in table
     assert "a higher bias weakens the concept" in table
 
@@ -484,12 +498,14 @@ def test_a_folder_of_pictures_is_measured_by_likeness(
         picture.resize((200, 150)).save(folder / f"{n}.png")  # not square: the middle is taken
     lab(
         monkeypatch, studio, "--concept", str(folder), "--superclass", "toy bear", "--steps", "1",
-        "--samples", "8", "--only", "bias", "--out", str(tmp_path), "--cache", str(tmp_path / "c"),
+        "--samples", "8", "--only", "bias", "rivals", "--out", str(tmp_path), "--cache",
+        str(tmp_path / "c"),
     )  # fmt: skip
     found = json.loads((tmp_path / "lab.json").read_text())
     assert found["subjects"] == ["mine (toy bear)"]
     assert found["identity"].startswith("likeness")
-    assert found["methods"] == []
+    assert [m["name"] for m in found["methods"]][1:] == [m.__name__ for m in RIVAL_METHODS]
+    assert "both_identities" not in found["methods"][0]
     points = found["ablations"][0]["series"]["Perfusion"]
     assert [point["samples"] for point in points] == [8] * 3
     assert all(0 <= point["identity"] <= 1 for point in points)
@@ -500,6 +516,7 @@ def test_a_folder_of_pictures_is_measured_by_likeness(
     [
         (["--concept", "pictures"], "SUPERCLASS"),
         (["--samples", "9"], "multiple"),
+        (["--tune", "--publish"], "rates.json"),
         (["--concept", "a", "--superclass", "cat", "--concepts", "berry"], "folder"),
     ],
 )

@@ -12,6 +12,7 @@ import comfy.model_management
 import folder_paths
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPSegConfig,
     CLIPSegForImageSegmentation,
@@ -102,6 +103,16 @@ def test_what_is_missing_is_said_with_the_remedy(node: Node, models: Path) -> No
     shutil.move(weights, models / "tiny" / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot be read as a CLIPSeg model"):
         run(node, image)
+
+
+def test_a_clipseg_model_without_its_decoder_is_refused(node: Node, models: Path) -> None:
+    """`transformers` would put random weights in its place, and say so in its log alone."""
+    small_clipseg(models / "tiny")
+    file = models / "tiny" / "model.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if not k.startswith("decoder")}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"not a whole CLIPSeg model: \d+ of its weights are miss"):
+        run(node, torch.rand(1, 32, 32, 3))
 
 
 def test_cancel_stops_after_the_picture(

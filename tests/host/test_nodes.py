@@ -424,8 +424,10 @@ def test_training_goes_on_from_a_concept_and_saves_on_the_way(
     assert sorted(p.stem for p in folder.glob("*")) == ["teddy_step2", "teddy_step4"]
     halfway = load(nodes, "teddy_step4.safetensors")[2]
     assert halfway.concept.training["steps_done"] == 4
-    more = train(nodes, model, clip, steps=3, resume=halfway).args[0].concept
+    assert halfway.concept.preview == result.args[0].concept.preview
+    more = train(nodes, model, clip, steps=3, resume=halfway, save_every=2).args[0].concept
     assert more.training["steps_done"] == 7
+    assert "teddy_step6" in {p.stem for p in folder.glob("*")}  # of all its steps
     assert more.hash != result.args[0].concept.hash
 
 
@@ -443,6 +445,57 @@ def test_out_of_memory_says_what_to_lower(nodes: dict[str, Node], model: Any, cl
         train(nodes, full, clip, resolution=64)
     assert patched_modules(model) == []
     assert train(nodes, model, clip).args[0].concept.training["steps_done"] == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("no memory"),
+        MemoryError(),
+        # What a CPU, MPS and an asynchronous allocator of CUDA say.
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),
+    ],
+    ids=["gpu", "python", "cpu", "mps", "runtime"],
+)
+def test_out_of_memory_is_known_however_and_wherever_it_is_said(
+    error: Exception, nodes: dict[str, Node], model: Any, clip: Any
+) -> None:
+    class Full(TinyVae):
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    with pytest.raises(ValueError, match=r"ran out of memory.*Lower batch_size") as told:
+        train(nodes, model, clip, vae=Full())
+    assert told.value.__cause__ is error
+
+
+def test_an_error_that_is_not_of_memory_stays_what_it_is(
+    nodes: dict[str, Node], model: Any, clip: Any
+) -> None:
+    class Broken(TinyVae):
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train(nodes, model, clip, vae=Broken())
+
+
+def test_cancel_stops_while_pictures_are_encoded(
+    nodes: dict[str, Node], model: Any, clip: Any
+) -> None:
+    encoded: list[int] = []
+
+    class Slow(TinyVae):
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            encoded.append(1)
+            comfy.model_management.interrupt_current_processing(True)
+            return super().encode(pixels)
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(nodes, model, clip, vae=Slow(), images=[torch.rand(5, 64, 64, 3)])
+    assert len(encoded) == 1
 
 
 def test_cancel_may_keep_what_was_learned(

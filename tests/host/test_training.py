@@ -141,6 +141,21 @@ def test_a_weight_that_the_host_exchanges_meanwhile_stays_exchanged(
         part.weight = before
 
 
+def test_what_is_not_trained_on_leaves_the_device_while_training(clip: CLIP) -> None:
+    # The host frees no memory of the device "cpu"; "cpu:0" is another one to it.
+    with torch.inference_mode():
+        trained, other = tiny_model(), tiny_model()
+        for one in (trained, other):
+            one.load_device = torch.device("cpu", 0)
+        comfy.model_management.load_models_gpu([other])  # as a VAE after encoding
+        assert other in comfy.model_management.loaded_models()
+        with training_backbone(trained, clip, SHAPE) as backbone:
+            held = comfy.model_management.loaded_models()
+            assert other not in held
+            assert any(patcher.is_clone(trained) for patcher in held)
+            assert backbone.device == trained.load_device
+
+
 def test_the_loss_falls_when_one_picture_is_learned_by_heart(clip: CLIP) -> None:
     with torch.inference_mode():
         model = tiny_model(kind=ModelType.V_PREDICTION, model_channels=64)

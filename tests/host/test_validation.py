@@ -13,8 +13,9 @@ import folder_paths
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_models import TinyVae, patched_modules, tiny_clip, tiny_model
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer, ViTImageProcessor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 Node = Any
 IMAGES = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -52,9 +53,9 @@ def few_steps(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core("bridge.sampling"), "STEPS", 2)
 
 
-def small_clip(folder: Path) -> None:
+def small_clip(folder: Path, seed: int = 0) -> None:
     """The real class and the real tokenizer, tiny and with random weights, as it would be got."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     layers = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -65,7 +66,7 @@ def small_clip(folder: Path) -> None:
     config = CLIPConfig(text_config=layers, vision_config=vision, projection_dim=16)
     CLIPModel(config).save_pretrained(folder, safe_serialization=True)
     tokenizer = CLIPTokenizer.from_pretrained(Path(comfy.__path__[0]) / "sd1_tokenizer")
-    images = ViTImageProcessor(size={"height": 32, "width": 32})
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(images, tokenizer).save_pretrained(folder)
 
 
@@ -173,7 +174,8 @@ def test_selection_gives_the_best_step_with_its_settings_and_scores(
     assert result.args[0].settings == concept.settings
     assert concept.preview is not None
     json.dumps(dict(notes))
-    assert f"selected: step {notes['selected_step']}, bias" in result.ui.as_dict()["text"][0]
+    text = result.ui.as_dict()["text"][0]
+    assert f"selected by tiny: step {notes['selected_step']}, bias" in text
     assert again.args[0].concept.hash == concept.hash
     assert again.args[0].concept.training == notes
     assert patched_modules(model) == []
@@ -203,6 +205,7 @@ def test_a_scorer_of_its_own_finds_the_step_it_prefers(
     training, selection, bridge = core("training"), core("selection"), core("bridge")
 
     class Scorer:
+        name = "counting"
         asked = 0
 
         def score(self, pictures: torch.Tensor, prompts: Any) -> Any:
@@ -231,6 +234,65 @@ def test_a_scorer_of_its_own_finds_the_step_it_prefers(
     assert len(set(snapshots)) == 4
     assert concept.hash == snapshots[1]
     assert concept.training["selected_step"] == 2
+    assert concept.training["selected_by"] == "counting"
+
+
+def options(node: Node) -> list[str]:
+    """The list of scorers, as a refreshed page gets it."""
+    return list(node.INPUT_TYPES()["optional"]["scorer"][1]["options"])
+
+
+def test_of_several_clip_models_the_user_chooses_and_is_told_which_it_was(
+    node: Node, model: Any, clip: Any, few_steps: None, models: Path
+) -> None:
+    assert options(node) == ["auto"]
+    for seed, name in enumerate(("b", "a")):
+        small_clip(models / name, seed)
+    (models / "vision only").mkdir()
+    (models / "vision only" / "config.json").write_text('{"model_type": "clip_vision_model"}')
+    assert options(node) == ["auto", "a", "b"]
+    given = {"preview_every": 2, "select": True, "steps": 2}
+    runs = {name: train(node, model, clip, scorer=name, **given) for name in ("auto", "a", "b")}
+    notes = {name: run.args[0].concept.training for name, run in runs.items()}
+    assert {name: by["selected_by"] for name, by in notes.items()} == {
+        "auto": "a", "a": "a", "b": "b"
+    }  # fmt: skip
+    assert notes["auto"]["validation"] == notes["a"]["validation"] != notes["b"]["validation"]
+    assert "selected by b: step 2" in runs["b"].ui.as_dict()["text"][0]
+    with pytest.raises(ValueError, match=r'no CLIP model "c" in models/.* \(found: a, b\)'):
+        train(node, model, clip, scorer="c", **given)
+
+
+def test_a_clip_model_without_its_text_part_is_refused(
+    node: Node, model: Any, clip: Any, models: Path
+) -> None:
+    """`transformers` would put random weights in their place, and say so in its log alone."""
+    small_clip(models / "tiny")
+    file = models / "tiny" / "model.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if not k.startswith("text_")}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"not a whole CLIP model.*missing, such as \"text_"):
+        train(node, model, clip, select=True)
+
+
+def test_hundreds_of_training_pictures_are_scored_a_few_at_a_time(
+    models: Path, core: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_clip(models / "tiny")
+    pictures = list(torch.rand(19, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    counts: list[int] = []
+    forward = CLIPModel.forward
+
+    def counted(self: Any, *args: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        counts.append(len(pixel_values))
+        return forward(self, *args, pixel_values=pixel_values, **kwargs)
+
+    monkeypatch.setattr(CLIPModel, "forward", counted)
+    many = core("bridge").ClipScorer(pictures)
+    assert counts == [8, 8, 3]
+    one = pictures[4].movedim(0, -1)[None]
+    alone = [core("bridge").ClipScorer([p]).score(one, ["a teddy"]).identity for p in pictures]
+    assert many.score(one, ["a teddy"]).identity == pytest.approx(sum(alone) / 19, abs=1e-5)
 
 
 def test_what_is_missing_for_a_selection_is_said_before_anything_runs(
@@ -273,7 +335,7 @@ def test_cancel_with_keep_gives_the_best_so_far(
     assert "validation_bias" not in notes
     text = result.ui.as_dict()["text"][0]
     assert "5 steps, then cancelled" in text
-    assert f"selected: step {notes['selected_step']}" in text
+    assert f"selected by tiny: step {notes['selected_step']}" in text
     comfy.model_management.throw_exception_if_processing_interrupted()
     assert patched_modules(model) == []
 

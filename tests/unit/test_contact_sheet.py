@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from perfusion_core.concept import Concept
-from perfusion_core.contact_sheet import MAX_ROWS, contact_sheet
+from perfusion_core.contact_sheet import contact_sheet
 from perfusion_core.selection import Score, ValidationLook
 from perfusion_core.settings import ConceptSettings
 
@@ -35,22 +35,3 @@ def test_a_contact_sheet_has_a_row_a_look_and_marks_the_selected(
 
 def test_a_contact_sheet_of_nothing_says_how_to_have_one() -> None:
     assert float(contact_sheet([], [], None).std()) > 0.05
-
-
-def test_of_very_many_steps_some_are_shown_the_selected_among_them(
-    make_concept: Callable[..., Concept],
-) -> None:
-    concept = make_concept()
-
-    def look(step: int) -> ValidationLook:
-        pictures = torch.full((1, 8, 64, 3), step / 1000)
-        return ValidationLook(step, concept, ConceptSettings(), pictures, Score(0.5, 0.25))
-
-    looks = [look(step) for step in range(1, 1001)]
-    sheet = contact_sheet(looks, ["a"], chosen=503)
-    assert sheet.shape == (1, 56 + MAX_ROWS * 10, 112 + 66, 3)
-    shades = sheet[0, 56 + 4 :: 10, 112 + 32, 0]
-    assert len(shades) == MAX_ROWS
-    for step in (1, 503, 1000):
-        assert float((shades - step / 1000).abs().min()) < 1 / 510
-    assert torch.equal(shades, shades.sort().values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from perfusion_core.concept import Concept
 from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.selection import BIASES, TEMPERATURES, Score, Validation
+from perfusion_core.selection import BIASES, MAX_LOOKS, TEMPERATURES, Score, Validation
 from perfusion_core.settings import ConceptSettings
 from perfusion_core.templates import validation_prompts
 
@@ -28,6 +29,7 @@ class Judge:
     step: int = 60
     bias: float = 0.7
     temperature: float = 0.1
+    name: str = "judge"
     asked: list[tuple[str, ...]] = field(default_factory=list)
     said: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -69,6 +71,7 @@ def test_the_best_step_is_kept_with_the_settings_that_score_best(
     assert told == [(n + 1, count) for n in range(count)]
     notes = concept.training
     assert notes["steps_done"] == notes["selected_step"] == 60
+    assert notes["selected_by"] == "judge"
     assert [row[0] for row in notes["validation"]] == [20, 40, 60, 80]
     assert [row[0] for row in notes["validation_bias"]] == list(BIASES)
     assert [row[0] for row in notes["validation_temperature"]] == list(TEMPERATURES)
@@ -134,6 +137,29 @@ def test_without_a_scorer_nothing_is_selected(at_step: Callable[[int], Concept])
     assert validation.looks == [look]
     assert validation.best is validation.tuned() is validation.kept() is None
     assert not validation.scores
+
+
+@pytest.mark.parametrize("best", [1, 397, 1000])
+def test_of_very_many_looks_some_are_kept_evenly_with_the_best_and_the_last(
+    best: int, at_step: Callable[[int], Concept]
+) -> None:
+    judge = Judge(step=best)
+    validation = Validation(PROMPTS, judge.paint, judge)
+    most = 0
+    for step in range(1, 1001):
+        validation.look(step, at_step(step))
+        most = max(most, len(validation.looks))
+        assert validation.looks[-1].step == step
+    assert most <= MAX_LOOKS + 2
+    kept = [look.step for look in validation.looks]
+    assert kept == sorted(set(kept))
+    even = [step for step in kept if step not in (best, 1000)]
+    assert {b - a for a, b in pairwise(even)} <= {32, 64}
+    assert len(even) >= MAX_LOOKS // 2 - 2
+    concept = validation.kept()
+    assert concept is not None
+    assert concept.training["selected_step"] == best
+    assert len(concept.training["validation"]) == len(kept)
 
 
 def test_large_pictures_are_kept_small(at_step: Callable[[int], Concept]) -> None:

@@ -445,6 +445,25 @@ def test_going_on_starts_where_the_concept_is(learn: Learn) -> None:
         assert torch.allclose(still.values[path].float(), value.float(), atol=1e-3)
 
 
+def test_going_on_with_the_same_seed_sees_noise_that_it_has_not_seen(learn: Learn) -> None:
+    class Watched(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.noise: list[Tensor] = []
+
+        def loss(self, latents: Tensor, noise: Tensor, *given: Any) -> Tensor:
+            self.noise.append(noise)
+            return super().loss(latents, noise, *given)
+
+    toys = [Watched() for _ in range(3)]
+    first = learn(toys[0], steps=2, seed=2**64 - 1).concept
+    for toy in toys[1:]:
+        learn(toy, steps=2, seed=2**64 - 1, start=first)
+    begun, on, again = (torch.cat(toy.noise).flatten(1) for toy in toys)
+    assert torch.equal(on, again)
+    assert not bool((begun[:, None] == on).all(dim=2).any())
+
+
 def test_going_on_needs_the_same_superclass_and_vectors(learn: Learn) -> None:
     first = learn(steps=1).concept
     with pytest.raises(TrainingError, match='has the superclass "teddy", not "cat"'):
