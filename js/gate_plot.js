@@ -11,9 +11,10 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
-import { LOADER, TUNE, choosePrompt, conceptsOf, placesOf, promptId, promptsFor, referenceTo, widgetOf } from "./lib/graph.js";
+import { LOADER, TUNE, choosePrompt, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
+import { placesOf, promptId, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { noteOnRelease } from "./lib/widgets.js";
 
@@ -180,13 +181,13 @@ class GatePlot {
 
   /** Why there is nothing to ask the server for. */
   whyNone(concepts) {
-    const places = placesOf(this.node).length;
-    if (!places) return "This subgraph is not used in the graph.";
-    if (places > 1) {
-      return `This subgraph is used ${places} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
+    const places = placesOf(this.node);
+    if (!places.length) return "This subgraph is not used in the graph.";
+    if (places.length > 1) {
+      return `This subgraph is used ${places.length} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
     }
-    if (!concepts.length) return "No concept reaches this node.";
-    return whyUnknown(concepts) || "No prompt is encoded with this concept's CLIP.";
+    if (!concepts.length) return `No concept reaches this node.${whyLost(whereLost(places[0], "model"))}`;
+    return whyUnknown(concepts) || `No prompt is encoded with this concept's CLIP.${whyLost(whereAnyLost(this.node.graph))}`;
   }
 
   show(answer, note, status = answer ? "ok" : "none") {
@@ -319,6 +320,13 @@ function whyUnknown(concepts) {
   if (!unknown) return "";
   if (unknown.type === LOADER) return `No concept file is chosen on "${titleOf(unknown)}".`;
   return `"${titleOf(unknown)}" makes a concept whose word is not known here: save it, and take it from a loader.`;
+}
+
+/** Why a connection is seen no further than a node, or "". */
+function whyLost(node) {
+  if (!node) return "";
+  if (isGroup(node)) return ` "${titleOf(node)}" is a group node, which is not looked into: make it a subgraph.`;
+  return ` "${titleOf(node)}" leads nowhere: nothing is set under its name.`;
 }
 
 function titleOf(node) {

@@ -5,8 +5,9 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
-import { TUNE, isConnected, placeAt, placesOf, promptId, rootOf, slidersOf, widgetOf } from "./lib/graph.js";
+import { TUNE, slidersOf } from "./lib/graph.js";
 import { Newest, Run } from "./lib/moves.js";
+import { isConnected, placeAt, placesOf, promptId, rootOf, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { setWidget } from "./lib/widgets.js";
 
