@@ -14,7 +14,7 @@ import { describe, layOut, nearest, step } from "./lib/chart.js";
 import { LOADER, TUNE, choosePrompt, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
-import { placesOf, promptId, widgetOf } from "./lib/places.js";
+import { isConnected, placesOf, promptId, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { noteOnRelease } from "./lib/widgets.js";
 
@@ -187,7 +187,15 @@ class GatePlot {
       return `This subgraph is used ${places.length} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
     }
     if (!concepts.length) return `No concept reaches this node.${whyLost(whereLost(places[0], "model"))}`;
-    return whyUnknown(concepts) || `No prompt is encoded with this concept's CLIP.${whyLost(whereAnyLost(this.node.graph))}`;
+    return whyUnknown(concepts) || this.whyNoPrompt(concepts);
+  }
+
+  whyNoPrompt(concepts) {
+    const { graph } = this.node;
+    const prompts = promptsFor(graph, new Set(concepts.map(({ via }) => via)));
+    if (!prompts.length) return `No prompt is encoded with this concept's CLIP.${whyLost(whereAnyLost(graph))}`;
+    const made = prompts.find(({ node, widget }) => isConnected(node, widget.name));
+    return made ? `The prompt of "${titleOf(made.node)}" is made by another node: only a run knows its words.` : "The prompt is empty.";
   }
 
   show(answer, note, status = answer ? "ok" : "none") {

@@ -19,7 +19,7 @@ import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valu
  * @typedef {object} Prompt
  * @property {any} node the node it is written in
  * @property {any} widget the field
- * @property {string} text
+ * @property {string} text "" where it is made by another node when the graph runs, too
  * @property {boolean} negative whether it says what to avoid: nothing but negative inputs takes it
  * @property {Place[]} sources our nodes that its CLIP goes through, the last one first
  */
@@ -177,9 +177,9 @@ export function promptsFor(graph, ids) {
     const names = takers.get(promptId(place)) ?? [];
     const negative = names.length > 0 && names.every((name) => name === "negative");
     for (const widget of node.widgets ?? []) {
-      if (!/^text/.test(widget.name)) continue;
-      const text = valueOf(place, widget.name);
-      if (typeof text === "string") prompts.push({ node, widget, text, negative, sources });
+      if (!/^text/.test(widget.name) || typeof widget.value !== "string") continue;
+      const text = valueOf(place, widget.name) ?? "";
+      prompts.push({ node, widget, text: String(text), negative, sources });
     }
   }
   return prompts;

@@ -208,5 +208,13 @@ export function valueOf(place, name) {
   if (!isConnected(place.node, name)) return own;
   const { source, open } = follow(place, name);
   if (open) return widgetOf(open.node, open.input.widget?.name ?? open.input.name)?.value ?? own;
-  return source?.node.widgets?.[0]?.value;
+  return source && heldBy(source.node, typeof own);
+}
+
+/** The value that a node holds; undefined where it makes it of others, which only a run can tell. */
+function heldBy(node, kind) {
+  if (node.applyToGraph) return node.widgets?.[0]?.value;
+  if (node.inputs?.some(({ link }) => link != null)) return undefined;
+  const held = (node.widgets ?? []).filter(({ value }) => typeof value === kind);
+  return held.length === 1 ? held[0].value : undefined;
 }

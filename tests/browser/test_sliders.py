@@ -103,6 +103,59 @@ def test_the_plots_see_into_subgraphs_and_out_of_them(tuned: ComfyPage) -> None:
     assert told.startswith("This subgraph is used 2 times")
 
 
+# Nodes as packs have them that hide connections: page's alone, what goes into the one comes out of
+# the other. The frontend asks them for the way when it queues (`getInputLink`).
+_HIDE_CONNECTIONS = """([from, to, fromSlot, toSlot, name]) => {
+  const kind = class extends LiteGraph.LGraphNode {
+    constructor(title) { super(title); this.isVirtualNode = true; this.addWidget("text", "name", ""); }
+  };
+  class HiddenSet extends kind { constructor() { super("Set"); this.addInput("in", "*"); } }
+  class HiddenGet extends kind {
+    constructor() { super("Get"); this.addOutput("out", "*"); }
+    getInputLink(slot) {
+      const set = this.graph.nodes.find((one) => one.type === "test/HiddenSet"
+        && one.widgets[0].value === this.widgets[0].value);
+      return set && this.graph.getLink(set.inputs[slot].link);
+    }
+  }
+  if (!LiteGraph.registered_node_types["test/HiddenSet"]) {
+    LiteGraph.registerNodeType("test/HiddenSet", HiddenSet);
+    LiteGraph.registerNodeType("test/HiddenGet", HiddenGet);
+  }
+  const [source, target] = [from, to].map((id) => app.graph.getNodeById(id));
+  const [set, get] = ["test/HiddenSet", "test/HiddenGet"].map((type) => LiteGraph.createNode(type));
+  for (const node of [set, get]) { app.graph.add(node); node.widgets[0].value = name; }
+  source.connect(fromSlot, set, 0);
+  get.connect(0, target, toSlot);
+  app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+  return get.id;
+}"""
+
+
+@on_both_designs
+def test_the_plots_follow_hidden_connections_as_a_run_does(tuned: ComfyPage) -> None:
+    loader, tune = tuned.node("PerfusionConceptLoader"), tuned.node("PerfusionTune")
+    get = tuned.page.evaluate(_HIDE_CONNECTIONS, [loader, tune, 0, 0, "model"])
+    for encoder in tuned.nodes("CLIPTextEncode"):
+        tuned.page.evaluate(_HIDE_CONNECTIONS, [loader, encoder, 1, 0, "clip"])
+    tuned.show(tune)
+    tuned.wait_plot(tune)
+    assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*"]
+    tuned.run()
+    sent = tuned.queued[-1]["prompt"]
+    assert sent[str(tune)]["inputs"]["model"] == [str(loader), 0]
+    assert all(
+        sent[str(one)]["inputs"]["clip"] == [str(loader), 1]
+        for one in tuned.nodes("CLIPTextEncode")
+    )
+    tuned.wait_plot(tune)
+    # A name that nothing sets: the plot has nothing to show, and says where it ends.
+    tuned.set_value(get, "name", "nobody")
+    tuned.wait_plot(tune, status="none")
+    told = tuned.plot(tune).locator(".perfusion-readout").inner_text()
+    assert told == 'No concept reaches this node. "Get" leads nowhere: nothing is set under its name.'
+
+
 @on_both_designs
 def test_a_concept_straight_from_training_has_its_plot_after_a_run(comfy: ComfyPage) -> None:
     comfy.load(example_graph("quick_start"))

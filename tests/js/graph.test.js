@@ -336,6 +336,16 @@ test("a primitive's own value is that of the slider that it feeds, through a rer
   }
 });
 
+test("what another node makes of others is known in a run only", () => {
+  const joined = { ...number(3, "a teddy*"), widgets: [{ name: "a", value: "a" }, { name: "b", value: "teddy*" }] };
+  for (const [source, text] of [[number(3, "a teddy*"), "a teddy*"], [joined, ""], [{ ...through(3, "STRING"), widgets: [{ name: "shown", value: "old" }] }, ""]]) {
+    const nodes = [loader(1, "berry"), prompt(2, "stale"), source, number(4, "x")];
+    const links = [[1, 1, 2, "clip"], [3, 0, 2, "text"], ...(source.inputs.length ? [[4, 0, 3, "any"]] : [])];
+    const [found] = promptsFor(graphOf(nodes, links), new Set(["1"]));
+    assert.equal(found.text, text);
+  }
+});
+
 test("a bypassed node hands on what fits, whatever its types are called", () => {
   for (const [from, kind] of [["MODEL", "*"], ["*", "MODEL"], ["*", "*"], ["CLIP,MODEL", "MODEL"]]) {
     const nodes = [loader(1, "berry"), { ...through(2, kind, from), mode: 4 }, tune(3)];
