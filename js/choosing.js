@@ -11,7 +11,7 @@ import { openChooser } from "./lib/chooser.js";
 import { LOADER, checkpointOf, choosePrompt, familySource, promptsFor } from "./lib/graph.js";
 import { make } from "./lib/make.js";
 import { addPart } from "./lib/part.js";
-import { placesOf, promptId, valueOf, widgetOf } from "./lib/places.js";
+import { isConnected, placesOf, promptId, valueOf, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { insertWord, readableSize } from "./lib/text.js";
 import { noteChange, setWidget } from "./lib/widgets.js";
@@ -169,8 +169,8 @@ class ConceptCard {
     if (!word) return;
     const prompts = promptsFor(this.node.graph, new Set(placesOf(this.node).map(promptId)));
     const prompt = choosePrompt(prompts, [word]) ?? prompts.find((one) => !one.negative) ?? prompts[0];
-    if (!prompt || prompt.node.inputs?.some((input) => input.name === prompt.widget.name && input.link != null)) {
-      await this.copy(word);
+    if (!prompt || isConnected(prompt.node, prompt.widget.name)) {
+      await this.copy(word, prompt ? "the prompt comes from another node" : "no prompt is encoded with this loader's CLIP");
       return;
     }
     const field = prompt.widget.element ?? prompt.widget.inputEl;
@@ -183,10 +183,10 @@ class ConceptCard {
     this.say(`"${word}" is in the prompt now.`);
   }
 
-  async copy(word) {
+  async copy(word, why) {
     try {
       await navigator.clipboard.writeText(word);
-      this.say(`"${word}" is copied: no prompt is encoded with this loader's CLIP.`);
+      this.say(`"${word}" is copied: ${why}.`);
     } catch {
       this.say(`The browser does not let "${word}" be copied from here; type it into the prompt.`);
     }

@@ -1,9 +1,12 @@
-"""Each node's help page opens from the node, with its picture."""
+"""Each node's help page opens from the node, with its picture, in the page's language."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tools import locales
 from tools.locate import ROOT
 from tools.server import RunningHost
 
@@ -11,7 +14,15 @@ if TYPE_CHECKING:
     from comfy_page import ComfyPage
 
 
-def test_every_node_has_its_help_page_with_a_picture(comfy: ComfyPage, host: RunningHost) -> None:
+@pytest.mark.parametrize("language", [locales.ENGLISH, *locales.languages()])
+def test_every_node_has_its_help_page_with_a_picture(
+    comfy: ComfyPage, host: RunningHost, language: str
+) -> None:
+    from comfy_page import save_settings
+
+    if language != locales.ENGLISH:
+        save_settings(comfy.page.context, host.url, {"Comfy.Locale": language})
+        comfy.reload()
     kinds = [kind for kind in host.client.object_info() if kind.startswith("Perfusion")]
     assert len(kinds) >= 12
     help_page = comfy.page.locator(".node-help-content .markdown-content")
@@ -22,9 +33,11 @@ def test_every_node_has_its_help_page_with_a_picture(comfy: ComfyPage, host: Run
         # Never twice at one place: that would be a double click, which edits the title.
         comfy.page.mouse.click(title["x"] + 50 + 30 * (number % 2), title["y"] + 12)
         comfy.page.get_by_test_id("info-button").click()
-        written = (ROOT / "js" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
+        page = f"{kind}.md" if language == locales.ENGLISH else f"{kind}/{language}.md"
+        written = (ROOT / "js" / "docs" / page).read_text(encoding="utf-8")
         heading = written.splitlines()[0].removeprefix("# ")
         help_page.get_by_role("heading", name=heading, exact=True, level=1).wait_for()
+        assert "**" not in help_page.inner_text(), f"{page}: a word that is to be bold is not"
         pictures = help_page.locator("img")
         assert pictures.count(), f"the help page of {kind} has no picture"
         for picture in pictures.all():
