@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from serving import on_the_newer_frontend
 
 from tools import locales
 from tools.locate import ROOT
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 def test_every_node_has_its_help_page_with_a_picture(
     comfy: ComfyPage, host: RunningHost, language: str
 ) -> None:
-    from comfy_page import save_settings
-
-    if language != locales.ENGLISH:
-        save_settings(comfy.page.context, host.url, {"Comfy.Locale": language})
-        comfy.reload()
+    _speak(comfy, host, language)
     kinds = [kind for kind in host.client.object_info() if kind.startswith("Perfusion")]
     assert len(kinds) >= 12
     help_page = comfy.page.locator(".node-help-content .markdown-content")
@@ -45,3 +42,37 @@ def test_every_node_has_its_help_page_with_a_picture(
                 "async (img) => { await img.decode(); return img.naturalWidth; }"
             )
             assert width > 100
+
+
+# The one that the host pins forgets the texts of all packs when it loads a language of its own.
+@on_the_newer_frontend
+@pytest.mark.parametrize("language", locales.languages())
+def test_nodes_are_called_as_the_language_of_the_page_says(
+    comfy: ComfyPage, host: RunningHost, language: str
+) -> None:
+    _speak(comfy, host, language)
+    tune = comfy.add("PerfusionTune")
+    comfy.show(tune)
+    texts = locales.load(language)["PerfusionTune"]
+    called = comfy.page.evaluate(
+        """(id) => {
+          const node = app.graph.getNodeById(id);
+          const bias = node.widgets.find((one) => one.name === "bias");
+          return [node.title, bias.label, node.outputs[0].localized_name];
+        }""",
+        tune,
+    )
+    assert called == [
+        texts["display_name"],
+        texts["inputs"]["bias"]["name"],
+        texts["outputs"]["0"]["name"],
+    ]
+
+
+def _speak(comfy: ComfyPage, host: RunningHost, language: str) -> None:
+    """Open the page again in a language, as a user who has set it finds it."""
+    from comfy_page import save_settings
+
+    if language != locales.ENGLISH:
+        save_settings(comfy.page.context, host.url, {"Comfy.Locale": language})
+        comfy.reload()
