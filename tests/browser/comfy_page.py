@@ -470,7 +470,7 @@ class ComfyPage:
                 ? document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)
                 : (node.imgs ?? []);
               const last = node.widgets.at(-1);
-              // The classic canvas gives the node its height in the frame after the picture's first.
+              // The classic canvas makes the node higher one frame after the picture's first.
               const inside = last.name === "$$canvas-image-preview"
                 && last.y + last.computedHeight <= node.size[1];
               return (nodes2 || inside)

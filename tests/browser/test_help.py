@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from serving import on_the_newer_frontend
+from serving import example_graph, on_both_designs, on_the_newer_frontend
 
 from tools import locales
 from tools.locate import ROOT
@@ -67,6 +67,26 @@ def test_nodes_are_called_as_the_language_of_the_page_says(
         texts["inputs"]["bias"]["name"],
         texts["outputs"]["0"]["name"],
     ]
+
+
+@on_both_designs
+@pytest.mark.parametrize(
+    ("language", "gates", "choose"),
+    [
+        ("zh", "门控", "选择…"),
+        ("ja", "ゲート", "選ぶ…"),
+    ],
+)
+def test_the_parts_on_the_nodes_speak_the_language_of_the_page(
+    comfy: ComfyPage, host: RunningHost, language: str, gates: str, choose: str
+) -> None:
+    _speak(comfy, host, language)
+    comfy.load(example_graph("use_concept"))
+    comfy.show(comfy.node("PerfusionConceptLoader"))
+    comfy.page.locator(".perfusion-head").get_by_text(gates, exact=True).wait_for()
+    comfy.page.get_by_role("button", name=choose).click()
+    comfy.page.get_by_role("dialog").get_by_role("option").nth(1).wait_for()
+    comfy.page.keyboard.press("Escape")
 
 
 def _speak(comfy: ComfyPage, host: RunningHost, language: str) -> None:

@@ -69,7 +69,7 @@ def test_a_slider_in_a_subgraph_that_is_used_twice_is_refused_with_the_reason(
     tune = comfy.enter(holder)["PerfusionTune"]
     began = comfy.value(tune, "bias")
     comfy.show(tune)
-    toast = comfy.page.get_by_text("The sampler did not take the slider: its subgraph is used 2 times")
+    toast = comfy.page.get_by_text("did not take the slider: its subgraph is used 2 times")
     with comfy.one_run():
         comfy.press_run()
         comfy.page.wait_for_function("() => window.testRuns.at(-1)?.progress.length >= 2")

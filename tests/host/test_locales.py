@@ -113,8 +113,8 @@ def test_a_translated_help_page_says_what_the_english_one_says(
         assert page.startswith(f"# {translated[key]['display_name']}\n"), where
         assert _shape(page) == _shape(english_page), f"{where}: parts are missing, or too many"
         for pattern in (r"`[^`]+`", r"\]\(([^)]+)\)", r"(?<!\*)\*[a-z0-9_]+\*(?!\*)"):
-            missing = Counter(re.findall(pattern, english_page)) - Counter(re.findall(pattern, page))
-            assert not missing, f"{where}: {missing}"
+            wanted, found = (Counter(re.findall(pattern, one)) for one in (english_page, page))
+            assert not wanted - found, f"{where} lacks {wanted - found}"
         lost = set(_NUMBER.findall(english_page)) - set(_NUMBER.findall(page))
         assert not lost, f"{where}: {lost}"
         # An input is called in the graph what its locale says, and in files what the code says.
