@@ -198,7 +198,9 @@ class ConceptCard {
   }
 
   async choose() {
-    const file = await openChooser(server, this.file, this.family?.family ?? null);
+    // What is marked in the dialog must not depend on how fast it was opened.
+    const family = await this.connectedFamily();
+    const file = await openChooser(server, this.file, family?.family ?? null);
     if (!file || file === this.file) return;
     setWidget(this.node, "file", file);
     noteChange();
