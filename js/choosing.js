@@ -64,7 +64,7 @@ class ConceptCard {
         this.warning,
       ]),
     ]);
-    this.picture.addEventListener("error", () => this.picture.removeAttribute("src"));
+    this.picture.addEventListener("error", () => this.showPicture(""));
     addPart(this.node, "card", this.root, { least: () => HEIGHT });
   }
 
@@ -142,10 +142,7 @@ class ConceptCard {
     this.root.dataset.status = this.problem ? "error" : this.mismatch ? "mismatch" : "ok";
     this.root.dataset.file = this.file;
     this.root.dataset.family = card?.family ?? "";
-    const picture = card?.has_preview ? server.preview(card) : "";
-    if (picture) this.picture.setAttribute("src", picture);
-    else this.picture.removeAttribute("src");
-    this.picture.alt = card ? t`Preview of ${card.name}` : "";
+    this.showPicture(card?.has_preview ? server.preview(card) : "");
     this.word.textContent = this.placeholder || "–";
     this.word.disabled = !card;
     const told = card ? `${card.superclass} · ${card.family_title} · ${readableSize(card.size)}` : "";
@@ -154,6 +151,13 @@ class ConceptCard {
     this.settings.textContent = card ? t`bias ${card.bias}, temperature ${card.temperature}` : "";
     this.warning.textContent = problem;
     this.warning.title = problem;
+  }
+
+  showPicture(address) {
+    if (address) this.picture.setAttribute("src", address);
+    else this.picture.removeAttribute("src");
+    // Without a picture the browser would write it into the empty frame.
+    this.picture.alt = address ? t`Preview of ${this.card.name}` : "";
   }
 
   /** Sets the bias and temperature that the file recommends. */

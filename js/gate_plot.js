@@ -293,6 +293,8 @@ class GatePlot {
     const chosen = this.chosen !== null && this.chosen < words.length;
     const other = this.answer && !this.answer.own ? t`Tokens of another node's CLIP, until this node has run.` : "";
     const told = chosen ? describe(this.series, words, this.chosen, t) : this.note || other || this.answer?.text || "";
+    // A reason is read whole; a prompt is known, and a token's numbers are short.
+    this.readout.classList.toggle("perfusion-note", !chosen && Boolean(this.note || other));
     if (this.readout.textContent !== told) {
       this.readout.textContent = told;
       this.readout.title = told;
@@ -379,6 +381,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== LOADER && node.comfyClass !== TUNE) return;
     node.perfusionPlot = new GatePlot(node);
+    fit(node, false);
     // A loader's slider is in the plot of a Tune below it as well.
     for (const name of SLIDERS) {
       after(widgetOf(node, name), "callback", () => {

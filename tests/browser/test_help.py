@@ -76,6 +76,7 @@ def test_nodes_are_called_as_the_language_of_the_page_says(
         ("zh", "门控", "选择…"),
         ("ja", "ゲート", "選ぶ…"),
     ],
+    ids=["zh", "ja"],
 )
 def test_the_parts_on_the_nodes_speak_the_language_of_the_page(
     comfy: ComfyPage, host: RunningHost, language: str, gates: str, choose: str
