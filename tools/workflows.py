@@ -51,7 +51,7 @@ def _extra_widget(name: str, kind: str, options: Mapping[str, Any]) -> Any | Non
 
 
 def _depths(graph: Graph) -> dict[str, int]:
-    """How far each node stands from the graph's beginning; one that begins it, from who needs it."""
+    """Each node's column: after its sources; one that has none stands before its first taker."""
     depths: dict[str, int] = {}
     sources = {
         key: [value[0] for value in node["inputs"].values() if isinstance(value, list)]
