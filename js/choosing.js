@@ -8,9 +8,11 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
 import { openChooser } from "./lib/chooser.js";
-import { LOADER, checkpointOf, choosePrompt, familySource, placesOf, promptId, promptsFor, valueOf, widgetOf } from "./lib/graph.js";
+import { LOADER, checkpointOf, choosePrompt, familySource, promptsFor } from "./lib/graph.js";
+import { t } from "./lib/language.js";
 import { make } from "./lib/make.js";
 import { addPart } from "./lib/part.js";
+import { isConnected, placesOf, promptId, valueOf, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { insertWord, readableSize } from "./lib/text.js";
 import { noteChange, setWidget } from "./lib/widgets.js";
@@ -39,19 +41,19 @@ class ConceptCard {
     this.word = make("button", {
       type: "button",
       class: "perfusion-word",
-      title: "Put this word into the prompt, where its cursor is; copied when there is no prompt",
+      title: t`Put this word into the prompt, where its cursor is; copied when there is no prompt`,
     });
     this.word.addEventListener("click", () => this.insert());
     this.told = make("div", { class: "perfusion-told" });
     this.settings = make("button", {
       type: "button",
       class: "perfusion-link",
-      title: "Set the bias and the temperature that the file recommends",
+      title: t`Set the bias and the temperature that the file recommends`,
     });
     this.settings.addEventListener("click", () => this.recommend());
     this.warning = make("div", { class: "perfusion-warning", role: "status" });
-    const choose = make("button", { type: "button", class: "perfusion-choose", text: "Choose…" });
-    choose.title = "All concepts, with their pictures";
+    const choose = make("button", { type: "button", class: "perfusion-choose", text: t`Choose…` });
+    choose.title = t`All concepts, with their pictures`;
     choose.addEventListener("click", () => this.choose());
     this.root = make("div", { class: "perfusion-card" }, [
       this.picture,
@@ -62,7 +64,7 @@ class ConceptCard {
         this.warning,
       ]),
     ]);
-    this.picture.addEventListener("error", () => this.picture.removeAttribute("src"));
+    this.picture.addEventListener("error", () => this.showPicture(""));
     addPart(this.node, "card", this.root, { least: () => HEIGHT });
   }
 
@@ -99,7 +101,7 @@ class ConceptCard {
   async refresh(chosen = false) {
     const { file } = this;
     let card = null;
-    let problem = file ? "" : "There is no concept file yet: train one, or put one into models/perfusion.";
+    let problem = file ? "" : t`There is no concept file yet: train one, or put one into models/perfusion.`;
     try {
       if (file) card = await server.card(file);
     } catch (error) {
@@ -131,7 +133,7 @@ class ConceptCard {
   get mismatch() {
     const { card, family } = this;
     if (!card || !family || card.family === family.family) return "";
-    return `For ${card.family_title}; the connected model is ${family.title}.`;
+    return t`For ${card.family_title}; the connected model is ${family.title}.`;
   }
 
   show() {
@@ -140,18 +142,22 @@ class ConceptCard {
     this.root.dataset.status = this.problem ? "error" : this.mismatch ? "mismatch" : "ok";
     this.root.dataset.file = this.file;
     this.root.dataset.family = card?.family ?? "";
-    const picture = card?.has_preview ? server.preview(card) : "";
-    if (picture) this.picture.setAttribute("src", picture);
-    else this.picture.removeAttribute("src");
-    this.picture.alt = card ? `Preview of ${card.name}` : "";
+    this.showPicture(card?.has_preview ? server.preview(card) : "");
     this.word.textContent = this.placeholder || "–";
     this.word.disabled = !card;
     const told = card ? `${card.superclass} · ${card.family_title} · ${readableSize(card.size)}` : "";
     this.told.textContent = told;
     this.told.title = told;
-    this.settings.textContent = card ? `bias ${card.bias}, temperature ${card.temperature}` : "";
+    this.settings.textContent = card ? t`bias ${card.bias}, temperature ${card.temperature}` : "";
     this.warning.textContent = problem;
     this.warning.title = problem;
+  }
+
+  showPicture(address) {
+    if (address) this.picture.setAttribute("src", address);
+    else this.picture.removeAttribute("src");
+    // Without a picture the browser would write it into the empty frame.
+    this.picture.alt = address ? t`Preview of ${this.card.name}` : "";
   }
 
   /** Sets the bias and temperature that the file recommends. */
@@ -168,8 +174,8 @@ class ConceptCard {
     if (!word) return;
     const prompts = promptsFor(this.node.graph, new Set(placesOf(this.node).map(promptId)));
     const prompt = choosePrompt(prompts, [word]) ?? prompts.find((one) => !one.negative) ?? prompts[0];
-    if (!prompt || prompt.node.inputs?.some((input) => input.name === prompt.widget.name && input.link != null)) {
-      await this.copy(word);
+    if (!prompt || isConnected(prompt.node, prompt.widget.name)) {
+      await this.copy(word, prompt ? t`the prompt comes from another node` : t`no prompt is encoded with this loader's CLIP`);
       return;
     }
     const field = prompt.widget.element ?? prompt.widget.inputEl;
@@ -179,15 +185,15 @@ class ConceptCard {
     setWidget(prompt.node, prompt.widget.name, text);
     field?.setSelectionRange?.(behind, behind);
     noteChange();
-    this.say(`"${word}" is in the prompt now.`);
+    this.say(t`"${word}" is in the prompt now.`);
   }
 
-  async copy(word) {
+  async copy(word, why) {
     try {
       await navigator.clipboard.writeText(word);
-      this.say(`"${word}" is copied: no prompt is encoded with this loader's CLIP.`);
+      this.say(t`"${word}" is copied: ${why}.`);
     } catch {
-      this.say(`The browser does not let "${word}" be copied from here; type it into the prompt.`);
+      this.say(t`The browser does not let "${word}" be copied from here; type it into the prompt.`);
     }
   }
 
@@ -196,7 +202,9 @@ class ConceptCard {
   }
 
   async choose() {
-    const file = await openChooser(server, this.file, this.family?.family ?? null);
+    // What is marked in the dialog must not depend on how fast it was opened.
+    const family = await this.connectedFamily();
+    const file = await openChooser(server, this.file, family?.family ?? null);
     if (!file || file === this.file) return;
     setWidget(this.node, "file", file);
     noteChange();

@@ -11,9 +11,11 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
-import { LOADER, TUNE, choosePrompt, conceptsOf, placesOf, promptId, promptsFor, referenceTo, widgetOf } from "./lib/graph.js";
+import { LOADER, TUNE, choosePrompt, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
+import { t } from "./lib/language.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
+import { isConnected, placesOf, promptId, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { noteOnRelease } from "./lib/widgets.js";
 
@@ -60,13 +62,15 @@ class GatePlot {
     root.className = "perfusion-plot";
     root.dataset.node = String(this.node.id);
     root.innerHTML = `
-      <button type="button" class="perfusion-head" title="Each dot is a word of the prompt: how alike it is to the concept (across), and how far that opens the gate (up)">
-        <span>Gates</span><span class="perfusion-legend"></span>
+      <button type="button" class="perfusion-head">
+        <span></span><span class="perfusion-legend"></span>
       </button>
       <canvas class="perfusion-canvas" tabindex="0" role="img"></canvas>
       <div class="perfusion-readout" aria-live="polite"></div>`;
     this.root = root;
     [this.head, this.canvas, this.readout] = root.children;
+    this.head.title = t`Each dot is a word of the prompt: how alike it is to the concept (across), and how far that opens the gate (up)`;
+    this.head.firstElementChild.textContent = t`Gates`;
     this.legend = this.head.querySelector(".perfusion-legend");
     this.head.addEventListener("click", () => this.toggle());
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
@@ -180,13 +184,21 @@ class GatePlot {
 
   /** Why there is nothing to ask the server for. */
   whyNone(concepts) {
-    const places = placesOf(this.node).length;
-    if (!places) return "This subgraph is not used in the graph.";
-    if (places > 1) {
-      return `This subgraph is used ${places} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
+    const places = placesOf(this.node);
+    if (!places.length) return t`This subgraph is not used in the graph.`;
+    if (places.length > 1) {
+      return t`This subgraph is used ${places.length} times, and what reaches the node may differ: look at a Perfusion Tune outside of it.`;
     }
-    if (!concepts.length) return "No concept reaches this node.";
-    return whyUnknown(concepts) || "No prompt is encoded with this concept's CLIP.";
+    if (!concepts.length) return sentences(t`No concept reaches this node.`, whyLost(whereLost(places[0], "model")));
+    return whyUnknown(concepts) || this.whyNoPrompt(concepts);
+  }
+
+  whyNoPrompt(concepts) {
+    const { graph } = this.node;
+    const prompts = promptsFor(graph, new Set(concepts.map(({ via }) => via)));
+    if (!prompts.length) return sentences(t`No prompt is encoded with this concept's CLIP.`, whyLost(whereAnyLost(graph)));
+    const made = prompts.find(({ node, widget }) => isConnected(node, widget.name));
+    return made ? t`The prompt of "${titleOf(made.node)}" is made by another node: only a run knows its words.` : t`The prompt is empty.`;
   }
 
   show(answer, note, status = answer ? "ok" : "none") {
@@ -279,13 +291,15 @@ class GatePlot {
 
   write(words) {
     const chosen = this.chosen !== null && this.chosen < words.length;
-    const other = this.answer && !this.answer.own ? "Tokens of another node's CLIP, until this node has run." : "";
-    const told = chosen ? describe(this.series, words, this.chosen) : this.note || other || this.answer?.text || "";
+    const other = this.answer && !this.answer.own ? t`Tokens of another node's CLIP, until this node has run.` : "";
+    const told = chosen ? describe(this.series, words, this.chosen, t) : this.note || other || this.answer?.text || "";
+    // A reason is read whole; a prompt is known, and a token's numbers are short.
+    this.readout.classList.toggle("perfusion-note", !chosen && Boolean(this.note || other));
     if (this.readout.textContent !== told) {
       this.readout.textContent = told;
       this.readout.title = told;
     }
-    const label = `Gate plot of ${this.series.map((one) => one.name).join(", ")}: ${words.length} tokens. Arrow keys walk through them.`;
+    const label = t`Gate plot of ${this.series.map((one) => one.name).join(", ")}: ${words.length} tokens. Arrow keys walk through them.`;
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
   }
 
@@ -317,8 +331,19 @@ class GatePlot {
 function whyUnknown(concepts) {
   const unknown = concepts.find((concept) => !referenceTo(concept))?.node;
   if (!unknown) return "";
-  if (unknown.type === LOADER) return `No concept file is chosen on "${titleOf(unknown)}".`;
-  return `"${titleOf(unknown)}" makes a concept whose word is not known here: save it, and take it from a loader.`;
+  if (unknown.type === LOADER) return t`No concept file is chosen on "${titleOf(unknown)}".`;
+  return t`"${titleOf(unknown)}" makes a concept whose word is not known here: save it, and take it from a loader.`;
+}
+
+/** Why a connection is seen no further than a node, or "". */
+function whyLost(node) {
+  if (!node) return "";
+  if (isGroup(node)) return t`"${titleOf(node)}" is a group node, which is not looked into: make it a subgraph.`;
+  return t`"${titleOf(node)}" leads nowhere: nothing is set under its name.`;
+}
+
+function sentences(...said) {
+  return said.filter(Boolean).join(" ");
 }
 
 function titleOf(node) {
@@ -356,6 +381,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== LOADER && node.comfyClass !== TUNE) return;
     node.perfusionPlot = new GatePlot(node);
+    fit(node, false);
     // A loader's slider is in the plot of a Tune below it as well.
     for (const name of SLIDERS) {
       after(widgetOf(node, name), "callback", () => {

@@ -5,8 +5,10 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
-import { TUNE, isConnected, placeAt, placesOf, promptId, rootOf, slidersOf, widgetOf } from "./lib/graph.js";
+import { TUNE, slidersOf } from "./lib/graph.js";
+import { t } from "./lib/language.js";
 import { Newest, Run } from "./lib/moves.js";
+import { isConnected, placeAt, placesOf, promptId, rootOf, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { setWidget } from "./lib/widgets.js";
 
@@ -23,7 +25,7 @@ async function send(node) {
   if (!run.promptId || !places.length) return;
   if (places.length > 1) {
     if (warned !== run.promptId) {
-      warn(`its subgraph is used ${places.length} times, so what one of them used could not be kept.`);
+      warn(t`its subgraph is used ${places.length} times, so what one of them used could not be kept.`);
     }
     warned = run.promptId;
     return;
@@ -39,8 +41,8 @@ async function send(node) {
 function warn(reason) {
   app.extensionManager?.toast?.add?.({
     severity: "warn",
-    summary: "Perfusion Tune",
-    detail: `The sampler did not take the slider: ${reason}`,
+    summary: t`Perfusion Tune`,
+    detail: t`The sampler did not take the slider: ${reason}`,
     life: 5000,
   });
 }

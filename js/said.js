@@ -4,6 +4,7 @@
 
 import { app } from "../../scripts/app.js";
 import { after } from "./lib/callbacks.js";
+import { t } from "./lib/language.js";
 import { make } from "./lib/make.js";
 import { addPart, fit } from "./lib/part.js";
 import { entries } from "./lib/text.js";
@@ -21,7 +22,7 @@ class Said {
       class: "perfusion-said",
       tabindex: "0",
       role: "region",
-      "aria-label": "What the node says",
+      "aria-label": t`What the node says`,
     });
     addPart(node, "said", this.root, {
       least: () => LINE * Math.min(this.lines, LONG),

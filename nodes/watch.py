@@ -58,7 +58,8 @@ class TrainingWatch:
         """See `OnStep`."""
         self._bar.update_absolute(done, total)
         left = time_left(time.monotonic() - self._begun, done, total)
-        at = f"step {done} of {total}, loss {loss:.4f}, {left}"
+        # Two lines: the page breaks a line that is too long for the node within a word.
+        at = f"step {done} of {total}, loss {loss:.4f}\n{left}"
         self._tell(at, last=done == total)
         if self._save_every and done % self._save_every == 0 and done < total:
             concept = replace(snapshot(), preview=self._thumbnail)

@@ -51,17 +51,24 @@ def _extra_widget(name: str, kind: str, options: Mapping[str, Any]) -> Any | Non
 
 
 def _depths(graph: Graph) -> dict[str, int]:
-    """How far each node stands from the graph's beginning."""
+    """Each node's column: after its sources; one that has none stands before its first taker."""
     depths: dict[str, int] = {}
+    sources = {
+        key: [value[0] for value in node["inputs"].values() if isinstance(value, list)]
+        for key, node in graph.items()
+    }
 
     def depth(key: str) -> int:
         if key not in depths:
-            sources = [v[0] for v in graph[key]["inputs"].values() if isinstance(v, list)]
-            depths[key] = 1 + max((depth(s) for s in sources), default=-1)
+            depths[key] = 1 + max((depth(source) for source in sources[key]), default=-1)
         return depths[key]
 
     for key in graph:
         depth(key)
+    for key in graph:
+        takers = [depths[other] for other in graph if key in sources[other]]
+        if takers and not sources[key]:
+            depths[key] = min(takers) - 1
     return depths
 
 

@@ -1,6 +1,7 @@
 // Where everything of a gate plot is: plain numbers, no browser.
 
 import { curve, gate, weight } from "./gate.js";
+import { inEnglish } from "./words.js";
 
 /**
  * @typedef {import("./gate.js").Sliders} Sliders
@@ -180,13 +181,13 @@ export function step(token, count, key) {
   return clamp(token + (key === "ArrowLeft" ? -1 : 1), 0, count - 1);
 }
 
-/** What the chosen token is to each concept, in words. */
-export function describe(series, words, token) {
+/** What the chosen token is to each concept, in words. @param {typeof inEnglish} t the language */
+export function describe(series, words, token, t = inEnglish) {
   const parts = series
     .filter((one) => one.similarities[token] !== undefined)
     .map((one) => {
       const similarity = one.similarities[token];
-      return `${one.name} s ${similarity.toFixed(2)}, gate ${gate(similarity, one.sliders).toFixed(2)}`;
+      return t`${one.name} s ${similarity.toFixed(2)}, gate ${gate(similarity, one.sliders).toFixed(2)}`;
     });
   return `"${words[token]}": ${parts.join("; ")}`;
 }

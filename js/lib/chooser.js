@@ -1,5 +1,6 @@
 // The dialog of all concepts: pictures, what each is and is made for, a search.
 
+import { t } from "./language.js";
 import { make } from "./make.js";
 import { searched } from "./text.js";
 
@@ -12,13 +13,13 @@ import { searched } from "./text.js";
 export function openChooser(server, current, family) {
   const search = make("input", {
     type: "search",
-    placeholder: "Search by word, name, family …",
-    "aria-label": "Search concepts",
+    placeholder: t`Search by word, name, family …`,
+    "aria-label": t`Search concepts`,
   });
-  const list = make("div", { class: "perfusion-list", role: "listbox", "aria-label": "Concepts" });
-  const told = make("div", { class: "perfusion-told", role: "status", text: "Reading the files …" });
-  const close = make("button", { type: "button", text: "Close" });
-  const dialog = make("dialog", { class: "perfusion-chooser", "aria-label": "Choose a concept" }, [
+  const list = make("div", { class: "perfusion-list", role: "listbox", "aria-label": t`Concepts` });
+  const told = make("div", { class: "perfusion-told", role: "status", text: t`Reading the files …` });
+  const close = make("button", { type: "button", text: t`Close` });
+  const dialog = make("dialog", { class: "perfusion-chooser", "aria-label": t`Choose a concept` }, [
     make("div", { class: "perfusion-row" }, [search, close]),
     told,
     list,
@@ -34,10 +35,10 @@ export function openChooser(server, current, family) {
     const show = (cards, more) => {
       const found = searched(cards, search.value);
       list.replaceChildren(...found.map((card) => item(server, card, current, family, choose)));
-      const rest = more ? `; ${more} more are in the node's own list` : "";
+      const rest = more ? `; ${t`${more} more are in the node's own list`}` : "";
       told.textContent = cards.length
-        ? `${found.length} of ${cards.length} concepts${rest}`
-        : "There is no concept in models/perfusion yet: train one, or copy its file there.";
+        ? t`${found.length} of ${cards.length} concepts` + rest
+        : t`There is no concept in models/perfusion yet: train one, or copy its file there.`;
     };
     server.all().then(
       ({ concepts, more }) => {
@@ -85,8 +86,8 @@ function item(server, card, current, family, choose) {
     make("div", { class: "perfusion-about" }, [
       make("strong", { text: `${card.name} (${card.placeholder})` }),
       make("div", { text: `${card.superclass} · ${card.family_title}` }),
-      make("div", { class: "perfusion-told", text: `bias ${card.bias}, temperature ${card.temperature}` }),
-      make("div", { class: "perfusion-warning", text: other ? "for another family than the connected model" : "" }),
+      make("div", { class: "perfusion-told", text: t`bias ${card.bias}, temperature ${card.temperature}` }),
+      make("div", { class: "perfusion-warning", text: other ? t`for another family than the connected model` : "" }),
     ]),
   ]);
   button.dataset.file = card.file;

@@ -1,15 +1,13 @@
-// Which concepts reach a node of the graph, and which prompts are written for them. Reads the graph
-// that is on the screen; nothing here knows the browser.
+// Which concepts reach a node of the graph, and which prompts are written for them.
 
 import { finite } from "./gate.js";
+import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valueOf } from "./places.js";
 
 /**
  * @typedef {import("./gate.js").Sliders} Sliders
  *
- * @typedef {object} Place a node where it runs
- * @property {any} node
- * @property {any[]} path the nodes of the subgraphs that it lies in, the outermost first. A node has
- *   several places where its subgraph is used several times.
+ * @typedef {import("./places.js").Place} Place
+ * @typedef {import("./places.js").End} End
  *
  * @typedef {object} ConceptInGraph
  * @property {any} node the loader that names its file, or what else it comes from
@@ -21,7 +19,7 @@ import { finite } from "./gate.js";
  * @typedef {object} Prompt
  * @property {any} node the node it is written in
  * @property {any} widget the field
- * @property {string} text
+ * @property {string} text "" where it is made by another node when the graph runs, too
  * @property {boolean} negative whether it says what to avoid: nothing but negative inputs takes it
  * @property {Place[]} sources our nodes that its CLIP goes through, the last one first
  */
@@ -31,141 +29,6 @@ export const APPLY = "PerfusionApplyConcepts";
 export const COMBINE = "PerfusionCombineConcepts";
 export const TUNE = "PerfusionTune";
 export const DEFAULTS = { bias: 0.6, temperature: 0.15, strength: 1 };
-
-const MUTED = 2;
-const BYPASSED = 4;
-const MANY = 500; // nodes in a row: a graph that goes round in a circle ends here
-
-// The ends of a subgraph's connections that lie on its frame, as the frontend numbers them.
-const FRAME_INPUT = -10;
-const FRAME_OUTPUT = -20;
-
-export function widgetOf(node, name) {
-  return node?.widgets?.find((widget) => widget.name === name);
-}
-
-function inputOf(node, name) {
-  return node?.inputs?.find((input) => input.name === name);
-}
-
-/** Whether a field is fed by a connection, so that what it shows is not in effect. */
-export function isConnected(node, name) {
-  return inputOf(node, name)?.link != null;
-}
-
-function linkOf(graph, id) {
-  if (id == null) return null;
-  return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id] ?? null;
-}
-
-/** The graph that all subgraphs are in. */
-export function rootOf(graph) {
-  return graph?.rootGraph ?? graph;
-}
-
-/** Every node of a graph and of its subgraphs, in each place that it has. @returns {Generator<Place>} */
-export function* placesIn(graph, path = []) {
-  for (const node of graph?.nodes ?? graph?._nodes ?? []) {
-    yield { node, path };
-    if (node.subgraph && !path.includes(node)) yield* placesIn(node.subgraph, [...path, node]);
-  }
-}
-
-/** The places of a node: one, but for a node in a subgraph that is used several times, or nowhere. */
-export function placesOf(node) {
-  const graph = node?.graph;
-  const root = rootOf(graph);
-  if (graph === root) return [{ node, path: [] }];
-  return [...placesIn(root)].filter((place) => place.node === node);
-}
-
-/** The id that a node has in a prompt that is sent. @param {Place} place */
-export function promptId({ node, path }) {
-  return [...path, node].map((one) => one.id).join(":");
-}
-
-/** The node that has an id in a prompt, and where. @returns {Place | null} */
-export function placeAt(graph, id) {
-  const path = [];
-  let node = null;
-  for (const part of String(id).split(":")) {
-    if (node) path.push(node);
-    const inside = node ? node.subgraph : graph;
-    node = inside?.getNodeById(Number(part)) ?? inside?.getNodeById(part) ?? null;
-    if (!node) return null;
-  }
-  return { node, path };
-}
-
-/** Whether nothing keeps a node, or a subgraph that it lies in, from running. */
-function runs({ node, path }) {
-  return node.mode !== MUTED && path.every(({ mode }) => mode !== MUTED && mode !== BYPASSED);
-}
-
-/**
- * The node that a connection really comes from: past reroutes, bypassed nodes and the frames of
- * subgraphs.
- * @param {Place} place
- * @param {any} input one of its inputs, or its name
- * @returns {{node: any, path: any[], slot: number} | null} null: nothing is connected, or it is muted
- */
-export function sourceOf(place, input) {
-  const { source } = follow(place, input);
-  return source ?? null;
-}
-
-/**
- * @returns {{source?: {node: any, path: any[], slot: number}, open?: {node: any, input: any}}} open:
- *   the input of a subgraph's node that the connection begins at, where nothing is connected to it
- */
-function follow(place, input) {
-  let { path } = place;
-  let graph = place.node?.graph;
-  let slot = typeof input === "string" ? inputOf(place.node, input) : input;
-  let holder = null;
-  for (let i = 0; i < MANY && slot && graph; i++) {
-    const link = linkOf(graph, slot.link);
-    if (!link) return holder ? { open: { node: holder, input: slot } } : {};
-    holder = null;
-    if (link.origin_id === FRAME_INPUT) {
-      holder = path.at(-1);
-      path = path.slice(0, -1);
-      graph = holder?.graph;
-      slot = holder?.inputs?.[link.origin_slot];
-      continue;
-    }
-    const origin = graph.getNodeById(link.origin_id);
-    if (!origin || origin.mode === MUTED) return {};
-    if (origin.mode === BYPASSED) slot = passedThrough(origin, link.origin_slot);
-    else if (origin.type === "Reroute") slot = origin.inputs?.[0];
-    else if (origin.subgraph) {
-      path = [...path, origin];
-      graph = origin.subgraph;
-      slot = { link: graph.outputs?.[link.origin_slot]?.linkIds?.[0] };
-    } else return { source: { node: origin, path, slot: link.origin_slot } };
-  }
-  return {};
-}
-
-/** The input whose connection a bypassed node hands on. */
-function passedThrough(node, slot) {
-  const type = node.outputs?.[slot]?.type;
-  const same = node.inputs?.[slot];
-  return same?.type === type ? same : node.inputs?.find((input) => input.type === type);
-}
-
-/**
- * A field's value: its own, or that of the node that is connected to it, where that has one; on the
- * frame of a subgraph, that of the subgraph's own field.
- * @param {Place} place
- */
-export function valueOf(place, name) {
-  const own = widgetOf(place.node, name)?.value;
-  if (!isConnected(place.node, name)) return own;
-  const { source, open } = follow(place, name);
-  if (open) return widgetOf(open.node, open.input.widget?.name ?? open.input.name)?.value ?? own;
-  return source?.node.widgets?.[0]?.value;
-}
 
 /** @param {Place} place @returns {Sliders} */
 export function slidersOf(place) {
@@ -219,9 +82,50 @@ function conceptsOn(place, cardOf, left) {
 
 /** What a node's model or CLIP comes from, whatever its input is called. */
 function sourceAbove(place, name) {
+  return above(place, name).source ?? null;
+}
+
+/** @returns {End} */
+function above(place, name) {
   const { node } = place;
   const input = inputOf(node, name) ?? node.inputs?.find((slot) => slot.type === name.toUpperCase());
-  return input ? sourceOf(place, input) : null;
+  return input ? follow(place, input) : {};
+}
+
+/**
+ * The node at which the way of a model or CLIP up from a node cannot be seen any further, though it
+ * goes on: a virtual node that leads nowhere, or a group node (subgraphs' predecessor).
+ * @param {Place} place
+ * @param {"model" | "clip"} name
+ */
+export function whereLost(place, name) {
+  let at = place;
+  for (let i = 0; i < MANY && at; i++) {
+    if (isGroup(at.node)) return at.node;
+    const { source, lost } = above(at, name);
+    if (lost) return lost;
+    at = source;
+  }
+  return null;
+}
+
+/** The first such node above any prompt of a graph and its subgraphs. */
+export function whereAnyLost(graph) {
+  for (const place of placesIn(rootOf(graph))) {
+    const lost = runs(place) && encodes(place.node) ? whereLost(place, "clip") : null;
+    if (lost) return lost;
+  }
+  return null;
+}
+
+export function isGroup(node) {
+  return Boolean(node.type?.startsWith?.("workflow>"));
+}
+
+/** Whether a node is one that may encode a prompt. */
+function encodes(node) {
+  if (node.type === LOADER || node.type === APPLY || node.subgraph) return false;
+  return Boolean(node.inputs?.some((input) => input.type === "CLIP"));
 }
 
 function stackOf(place, via, left) {
@@ -264,39 +168,37 @@ function clipSources(place, input) {
  */
 export function promptsFor(graph, ids) {
   const prompts = [];
+  const takers = takersIn(rootOf(graph));
   for (const place of placesIn(rootOf(graph))) {
     const { node } = place;
-    if (node.type === LOADER || node.type === APPLY || node.subgraph || !runs(place)) continue;
-    const clip = node.inputs?.find((input) => input.type === "CLIP");
-    if (!clip) continue;
-    const sources = clipSources(place, clip);
+    if (!runs(place) || !encodes(node)) continue;
+    const sources = clipSources(place, node.inputs.find((input) => input.type === "CLIP"));
     if (!sources.some((source) => ids.has(promptId(source)))) continue;
-    const negative = isNegative(place);
+    const names = takers.get(promptId(place)) ?? [];
+    const negative = names.length > 0 && names.every((name) => name === "negative");
     for (const widget of node.widgets ?? []) {
-      if (!/^text/.test(widget.name)) continue;
-      const text = valueOf(place, widget.name);
-      if (typeof text === "string") prompts.push({ node, widget, text, negative, sources });
+      if (!/^text/.test(widget.name) || typeof widget.value !== "string") continue;
+      const text = valueOf(place, widget.name) ?? "";
+      prompts.push({ node, widget, text: String(text), negative, sources });
     }
   }
   return prompts;
 }
 
-/** Whether nothing but negative inputs takes what a node gives. */
-function isNegative({ node, path }) {
-  const names = (node.outputs ?? []).flatMap((output) => takers(node.graph, output.links ?? [], path));
-  return names.length > 0 && names.every((name) => name === "negative");
-}
-
-/** Names of the inputs that connections lead to, out of subgraphs as well. */
-function takers(graph, ids, path) {
-  return ids.flatMap((id) => {
-    const link = linkOf(graph, id);
-    if (link?.target_id !== FRAME_OUTPUT) {
-      return [graph.getNodeById(link?.target_id)?.inputs?.[link.target_slot]?.name];
+/** Names of the inputs that take what is encoded, by the id of the node that it comes from. */
+function takersIn(graph) {
+  const names = new Map();
+  for (const place of placesIn(graph)) {
+    const { node } = place;
+    if (!runs(place) || node.isVirtualNode || node.subgraph) continue;
+    for (const input of node.inputs ?? []) {
+      const source = input.type === "CONDITIONING" ? sourceOf(place, input) : null;
+      if (!source) continue;
+      const id = promptId(source);
+      names.set(id, [...(names.get(id) ?? []), input.name]);
     }
-    const holder = path.at(-1);
-    return takers(holder?.graph, holder?.outputs?.[link.target_slot]?.links ?? [], path.slice(0, -1));
-  });
+  }
+  return names;
 }
 
 /**

@@ -35,7 +35,7 @@ function onWheel(event) {
   if (!window.LiteGraph?.vueNodesMode) app.canvas?.processMouseWheel?.(event);
 }
 
-const WIDTH = 260; // what a part is readable in
+const WIDTH = 290; // what a part, and a node's title beside its badge, is readable in
 
 /**
  * Makes a node as high as its parts need; its width stays, unless that is too narrow for them.

@@ -462,14 +462,20 @@ class ComfyPage:
         return run
 
     def wait_preview(self, node: int) -> None:
-        """Wait until a node shows a picture of what is under way."""
+        """Wait until a node shows a picture of what is under way, inside its frame."""
         self.page.wait_for_function(
             """([id, nodes2]) => {
+              const node = app.canvas.graph.getNodeById(id);
               const images = nodes2
                 ? document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)
-                : (app.canvas.graph.getNodeById(id).imgs ?? []);
-              return [...images].some((image) =>
-                image.src.startsWith("blob:") && image.complete && image.naturalWidth > 0);
+                : (node.imgs ?? []);
+              const last = node.widgets.at(-1);
+              // The classic canvas makes the node higher one frame after the picture's first.
+              const inside = last.name === "$$canvas-image-preview"
+                && last.y + last.computedHeight <= node.size[1];
+              return (nodes2 || inside)
+                && [...images].some((image) =>
+                  image.src.startsWith("blob:") && image.complete && image.naturalWidth > 0);
             }""",
             arg=[node, self.nodes2],
         )

@@ -109,8 +109,11 @@ class Studio:
             [list(column) for column in columns],
         )
 
-    def cut(self, *nodes: int, ran: bool = False) -> Image.Image:
-        """What the page shows of nodes (none: all of them), without the menus."""
+    def cut(self, *nodes: int, ran: bool = False, height: int | None = None) -> Image.Image:
+        """What the page shows of nodes (none: all of them), without the menus.
+
+        `height`: pixels of the page from the top, where not all.
+        """
         comfy = self.comfy
         comfy.page.evaluate(
             "() => { app.canvas.deselectAll(); app.extensionManager.focusMode = true; }"
@@ -126,6 +129,8 @@ class Studio:
                     comfy.wait_picture(node)
         comfy.settle()
         box = comfy.box(*nodes)
+        if height is not None:
+            box["height"] = height
         clip = {
             "x": box["x"] - MARGIN,
             "y": box["y"] - MARGIN,
@@ -193,7 +198,7 @@ def _scene(studio: Studio, scene: Scene) -> Image.Image:
     # Their plots have nothing to show: no prompt is written here.
     page.evaluate("() => app.graph.nodes.forEach((node) => node.perfusionPlot?.toggle())")
     studio.arrange(scene.columns)
-    return studio.cut(*(node for column in scene.columns for node in column))
+    return studio.cut(*(node for column in scene.columns for node in column), height=scene.height)
 
 
 def picture_graphs(studio: Studio, wanted: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ class Scene:
 
     graph: Graph
     columns: tuple[tuple[int, ...], ...]
+    height: int | None = None
+    """How much of it is seen from the top, in pixels of the page; None: all."""
 
 
 def _loader(file: str) -> dict[str, object]:
@@ -51,8 +53,28 @@ _CAPTIONS: Graph = {
     },
 }
 
+# No result: the mask needs a CLIPSeg model, which is the user's to get.
+_MASK: Graph = {
+    "1": _DEMO,
+    "2": {
+        "class_type": "PerfusionZeroShotMask",
+        "inputs": {"image": ["1", 3], "word": "teddy", "model": "clipseg-rd64-refined"},
+    },
+    "3": {
+        "class_type": "PerfusionTrainConcept",
+        "inputs": {
+            "model": ["1", 0],
+            "clip": ["1", 1],
+            "vae": ["1", 2],
+            "images": ["1", 3],
+            "masks": ["2", 0],
+        },
+    },
+}
+
 SCENES = {
     "PerfusionApplyConcepts": Scene(_STACK, ((1, 4), (5,))),
     "PerfusionCombineConcepts": Scene(_STACK, ((2, 3), (4, 1), (5,))),
     "PerfusionCovariance": Scene(_CAPTIONS, ((1,), (2,))),
+    "PerfusionZeroShotMask": Scene(_MASK, ((1,), (2,), (3,)), height=234),
 }

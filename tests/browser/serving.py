@@ -34,6 +34,7 @@ def _on(*frontends: Frontend) -> pytest.MarkDecorator:
 
 on_every_frontend = _on(*Frontend)
 on_both_designs = _on(Frontend.PINNED, Frontend.NODES2)
+on_the_newer_frontend = _on(Frontend.NEWER, Frontend.NODES2)
 
 
 class _Folders(Protocol):

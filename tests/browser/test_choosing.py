@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving import example_graph, on_every_frontend
+import torch
+from serving import example_graph, on_both_designs, on_every_frontend
+
+from perfusion_core.concept import Concept
+from perfusion_core.concept_file import save_concept
+from perfusion_core.families import FAMILIES
+from tools.server import RunningHost
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
@@ -29,6 +35,52 @@ def test_a_concept_is_chosen_in_the_dialog_with_the_keyboard(comfy: ComfyPage) -
     # Its preview is there to see.
     comfy.page.wait_for_function(
         "() => document.querySelector('[data-perfusion=card] img').naturalWidth > 0"
+    )
+
+
+@on_both_designs
+def test_a_concept_of_another_family_is_marked_in_the_dialog_and_on_the_node(
+    comfy: ComfyPage, host: RunningHost
+) -> None:
+    comfy.load(example_graph("use_concept"))
+    loader = comfy.node("PerfusionConceptLoader")
+    comfy.show(loader)
+    file = host.models / "perfusion" / "other.safetensors"
+    save_concept(_of_another_family(), file)
+    try:
+        card = comfy.page.locator('[data-perfusion="card"]')
+        card.get_by_role("button", name="Choose…").click()
+        dialog = comfy.page.locator('dialog[data-perfusion="chooser"]')
+        others = dialog.locator('[data-fits="false"]')
+        others.wait_for()
+        assert others.get_attribute("data-file") == file.name
+        assert "for another family than the connected model" in others.inner_text()
+        others.click()
+        card.and_(comfy.page.locator('[data-status="mismatch"]')).wait_for()
+        comfy.keep("marked")
+    finally:
+        file.unlink()
+    warning = card.locator(".perfusion-warning").inner_text()
+    assert warning.startswith(f"For {FAMILIES['sd1'].title}; the connected model is")
+    # Its recommended settings are filled in all the same.
+    assert [comfy.value(loader, name) for name in ("bias", "temperature")] == [0.55, 0.25]
+
+
+def _of_another_family() -> Concept:
+    family = FAMILIES["sd1"]
+    direction = torch.ones(family.context_width).half()
+    return Concept(
+        name="Other",
+        family=family.id,
+        placeholder="other*",
+        superclass="vase",
+        embeddings={key: torch.ones(1, width) for key, width in family.encoders.items()},
+        target_input=direction,
+        whitened_target=direction.float(),
+        superclass_encoding=direction,
+        values={"input_blocks.1.1.transformer_blocks.0.attn2": torch.ones(320)},
+        bias=0.55,
+        temperature=0.25,
     )
 
 

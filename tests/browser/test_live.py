@@ -56,6 +56,37 @@ def test_it_does_so_inside_a_subgraph(comfy: ComfyPage, host: RunningHost) -> No
     assert _values(inside["nodes"], tune)[-2:] == [False, used["moves"]]
 
 
+@on_both_designs
+def test_a_slider_in_a_subgraph_that_is_used_twice_is_refused_with_the_reason(
+    comfy: ComfyPage,
+) -> None:
+    comfy.load(example_graph("tune_bias"))
+    _slow_and_live(comfy, comfy.node("PerfusionTune"))
+    holder = comfy.into_subgraph(comfy.node("PerfusionTune"))
+    comfy.page.evaluate(
+        "(id) => { app.graph.add(LiteGraph.createNode(app.graph.getNodeById(id).type)); }", holder
+    )
+    tune = comfy.enter(holder)["PerfusionTune"]
+    began = comfy.value(tune, "bias")
+    comfy.show(tune)
+    toast = comfy.page.get_by_text("did not take the slider: its subgraph is used 2 times")
+    with comfy.one_run():
+        comfy.press_run()
+        comfy.page.wait_for_function("() => window.testRuns.at(-1)?.progress.length >= 2")
+        for bias in (0.2, 0.9):
+            comfy.drag_slider(tune, "bias", bias)
+        toast.wait_for()
+        # Once a run, however often a slider moves.
+        assert toast.count() == 1
+        assert comfy.runs()[-1]["end"] is None, "the run was over before the slider was let go"
+    assert "POST /api/perfusion/live" not in comfy.asked
+    # Nothing was taken, so nothing is written back: what the hand has set stays.
+    assert comfy.value(tune, "moves") == ""
+    assert comfy.value(tune, "live") is True
+    assert comfy.value(tune, "bias") == pytest.approx(0.9, abs=0.1)
+    assert comfy.queued[-1]["prompt"][f"{holder}:{tune}"]["inputs"]["bias"] == began
+
+
 def _slow_and_live(comfy: ComfyPage, tune: int) -> None:
     comfy.set_value(comfy.node("KSampler"), "steps", STEPS)
     comfy.set_value(comfy.node("EmptyLatentImage"), "batch_size", 1)

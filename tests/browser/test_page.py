@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from serving import example_graph, on_every_frontend
+from serving import example_graph, on_both_designs, on_every_frontend
 
 from tools.workflows import UI_GRAPHS
 
@@ -92,17 +92,26 @@ def _kept(graph: dict[str, Any]) -> Any:
     return nodes, sorted(map(str, graph["links"]))
 
 
-def test_the_plots_follow_the_theme(comfy: ComfyPage) -> None:
+@on_both_designs
+def test_the_plots_and_the_dialog_follow_the_theme(comfy: ComfyPage) -> None:
     comfy.load(example_graph("tune_bias"))
     comfy.set_value(comfy.node("KSampler"), "steps", 1)
     comfy.run()
-    tune = comfy.node("PerfusionTune")
-    comfy.show(tune)
+    loader, tune = comfy.node("PerfusionConceptLoader"), comfy.node("PerfusionTune")
+    comfy.show(loader, tune)
     comfy.wait_plot(tune)
     contrasts = []
-    for _ in ("dark", "light"):
+    for theme in ("dark", "light"):
         before = comfy.plot_picture(tune)
+        comfy.keep(theme)
         contrasts.append(comfy.plot(tune).evaluate(_CONTRAST))
+        comfy.page.get_by_role("button", name="Choose…").click()
+        dialog = comfy.page.locator('dialog[data-perfusion="chooser"]')
+        dialog.get_by_role("option").nth(1).wait_for()
+        comfy.keep(f"{theme}-dialog")
+        contrasts.append(dialog.evaluate(_CONTRAST))
+        comfy.page.keyboard.press("Escape")
+        dialog.wait_for(state="detached")
         comfy.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleTheme')")
         comfy.wait_other_plot(tune, before)
     # Of text on its ground, as the Web Content Accessibility Guidelines ask.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from serving import example_graph, on_both_designs, on_every_frontend
@@ -37,6 +38,114 @@ def test_each_slider_redraws_the_plot_with_nothing_queued(tuned: ComfyPage, kind
     assert len(tuned.queued) == queued
     # The curve is the browser's: the server was asked nothing.
     assert tuned.asked[asked:] == []
+
+
+@on_both_designs
+def test_a_closed_plot_asks_and_draws_nothing(tuned: ComfyPage) -> None:
+    kinds = ("PerfusionConceptLoader", "PerfusionTune")
+    loader, tune = (tuned.node(kind) for kind in kinds)
+    for node in (loader, tune):
+        tuned.show(node)
+        tuned.wait_plot(node)
+        tuned.plot(node).get_by_role("button", name="Gates").click()
+        tuned.plot(node).and_(tuned.page.locator('[data-open="false"]')).wait_for()
+    drawn = [tuned.plot(node).get_attribute("data-draws") for node in (loader, tune)]
+    asked = len(tuned.asked)
+    tuned.show(tune)
+    tuned.drag_slider(tune, "bias", SLIDERS["bias"])
+    tuned.set_value(tuned.nodes("CLIPTextEncode")[0], "text", "a photo of a teddy* in the snow")
+    tuned.run()
+    assert [tuned.plot(node).get_attribute("data-draws") for node in (loader, tune)] == drawn
+    assert not [path for path in tuned.asked[asked:] if path.endswith("/similarities")]
+    # Opened again it is at what the graph has become.
+    tuned.show(tune)
+    tuned.plot(tune).get_by_role("button", name="Gates").click()
+    tuned.plot(tune).get_by_text("a photo of a teddy* in the snow").wait_for()
+
+
+@on_both_designs
+def test_four_concepts_and_a_prompt_of_77_tokens_or_more_are_drawn(comfy: ComfyPage) -> None:
+    words = [f"thing{number}*" for number in range(4)]
+    comfy.page.evaluate("(graph) => app.loadApiJson(graph, 'four')", _four_concepts(words))
+    comfy.run()
+    tune = comfy.node("PerfusionTune")
+    comfy.show(tune)
+    comfy.plot(tune).and_(comfy.page.locator('[data-concepts="4"][data-status="ok"]')).wait_for()
+    comfy.wait_plot(tune)
+    assert int(comfy.plot(tune).get_attribute("data-tokens") or 0) >= 77
+    # For who asks how fast it is: of the machine, so nothing that a test could hold on to.
+    figures = comfy.page.evaluate(_SPEED, tune)
+    comfy.picture.parent.mkdir(parents=True, exist_ok=True)
+    comfy.picture.with_suffix(".json").write_text(json.dumps(figures), encoding="utf-8")
+
+
+def _four_concepts(words: list[str]) -> dict[str, Any]:
+    """A graph in the API's format: four loaders in a row, and a prompt of 75 words."""
+    graph: dict[str, Any] = {
+        "1": {"class_type": "PerfusionDemoModel", "inputs": {"pictures_of": "berry"}}
+    }
+    above = "1"
+    for number, word in enumerate(words):
+        graph[str(10 + number)] = {
+            "class_type": "PerfusionConceptLoader",
+            "inputs": {
+                "file": ("berry.safetensors", "royal.safetensors")[number % 2],
+                "bias": 0.5 + 0.1 * number,
+                "temperature": 0.15,
+                "strength": 1.0,
+                "key_lock": "local",
+                "placeholder": word,
+                "model": [above, 0],
+                "clip": [above, 1],
+            },
+        }
+        above = str(10 + number)
+    text = " ".join([*words, *["cat"] * (75 - len(words))])
+    return graph | {
+        "20": {"class_type": "PerfusionTune", "inputs": {"model": [above, 0], "concept": words[0]}},
+        "21": {"class_type": "CLIPTextEncode", "inputs": {"clip": [above, 1], "text": text}},
+        "22": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": 128, "height": 128, "batch_size": 1},
+        },
+        "23": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["20", 0],
+                "positive": ["21", 0],
+                "negative": ["21", 0],
+                "latent_image": ["22", 0],
+                "seed": 1,
+                "steps": 1,
+                "cfg": 1.0,
+                "sampler_name": "euler",
+                "scheduler": "simple",
+                "denoise": 1.0,
+            },
+        },
+        "24": {"class_type": "VAEDecode", "inputs": {"samples": ["23", 0], "vae": ["1", 2]}},
+        "25": {"class_type": "SaveImage", "inputs": {"images": ["24", 0], "filename_prefix": "x"}},
+    }
+
+
+# Milliseconds: the median of drawing the plot, and of asking the server what it knows.
+_SPEED = """async (id) => {
+  const plot = app.graph.getNodeById(id).perfusionPlot;
+  const median = (times) => times.sort((a, b) => a - b)[times.length >> 1];
+  const draws = [], asks = [];
+  for (let i = 0; i < 50; i++) { plot.draw(); draws.push(plot.took); }
+  const request = {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(plot.question(plot.concepts)),
+  };
+  for (let i = 0; i < 20; i++) {
+    const begun = performance.now();
+    await (await app.api.fetchApi("/perfusion/similarities", request)).json();
+    asks.push(performance.now() - begun);
+  }
+  return { draw_ms: median(draws), ask_ms: median(asks) };
+}"""
 
 
 def test_before_the_first_run_the_plot_says_what_to_do(comfy: ComfyPage) -> None:
@@ -101,6 +210,63 @@ def test_the_plots_see_into_subgraphs_and_out_of_them(tuned: ComfyPage) -> None:
     tuned.wait_plot(loader, status="none")
     told = tuned.plot(loader).locator(".perfusion-readout").inner_text()
     assert told.startswith("This subgraph is used 2 times")
+
+
+# Nodes as packs have them that hide connections: page's alone, what goes into the one comes out of
+# the other. The frontend asks them for the way when it queues (`getInputLink`).
+_HIDE_CONNECTIONS = """([from, to, fromSlot, toSlot, name]) => {
+  const kind = class extends LiteGraph.LGraphNode {
+    constructor(title) {
+      super(title);
+      this.isVirtualNode = true;
+      this.addWidget("text", "name", "");
+    }
+  };
+  class HiddenSet extends kind { constructor() { super("Set"); this.addInput("in", "*"); } }
+  class HiddenGet extends kind {
+    constructor() { super("Get"); this.addOutput("out", "*"); }
+    getInputLink(slot) {
+      const set = this.graph.nodes.find((one) => one.type === "test/HiddenSet"
+        && one.widgets[0].value === this.widgets[0].value);
+      return set && this.graph.getLink(set.inputs[slot].link);
+    }
+  }
+  if (!LiteGraph.registered_node_types["test/HiddenSet"]) {
+    LiteGraph.registerNodeType("test/HiddenSet", HiddenSet);
+    LiteGraph.registerNodeType("test/HiddenGet", HiddenGet);
+  }
+  const [source, target] = [from, to].map((id) => app.graph.getNodeById(id));
+  const [set, get] = ["test/HiddenSet", "test/HiddenGet"].map((type) => LiteGraph.createNode(type));
+  for (const node of [set, get]) { app.graph.add(node); node.widgets[0].value = name; }
+  source.connect(fromSlot, set, 0);
+  get.connect(0, target, toSlot);
+  app.extensionManager.workflow.activeWorkflow.changeTracker.checkState();
+  return get.id;
+}"""
+
+
+@on_both_designs
+def test_the_plots_follow_hidden_connections_as_a_run_does(tuned: ComfyPage) -> None:
+    loader, tune = tuned.node("PerfusionConceptLoader"), tuned.node("PerfusionTune")
+    get = tuned.page.evaluate(_HIDE_CONNECTIONS, [loader, tune, 0, 0, "model"])
+    for encoder in tuned.nodes("CLIPTextEncode"):
+        tuned.page.evaluate(_HIDE_CONNECTIONS, [loader, encoder, 1, 0, "clip"])
+    tuned.show(tune)
+    tuned.wait_plot(tune)
+    assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*"]
+    tuned.run()
+    sent = tuned.queued[-1]["prompt"]
+    assert sent[str(tune)]["inputs"]["model"] == [str(loader), 0]
+    assert all(
+        sent[str(one)]["inputs"]["clip"] == [str(loader), 1]
+        for one in tuned.nodes("CLIPTextEncode")
+    )
+    tuned.wait_plot(tune)
+    # A name that nothing sets: the plot has nothing to show, and says where it ends.
+    tuned.set_value(get, "name", "nobody")
+    tuned.wait_plot(tune, status="none")
+    told = tuned.plot(tune).locator(".perfusion-readout").inner_text()
+    assert told.startswith('No concept reaches this node. "Get" leads nowhere')
 
 
 @on_both_designs

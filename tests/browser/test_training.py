@@ -29,8 +29,10 @@ def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
             "() => testRuns.at(-1)?.progress.some(([step, all]) => all === 5000 && step >= 3)"
         )
         # On the node: what it is at, and what the concept looks like by now.
-        comfy.page.get_by_text(re.compile(r"^step \d+ of 5000, loss \d\.\d{4}, ")).wait_for()
+        told = re.compile(r"^step \d+ of 5000, loss \d\.\d{4}\s*\d.* left$")
+        comfy.page.get_by_text(told).wait_for()
         comfy.wait_preview(train)
+        comfy.show(train)
         comfy.keep("training")
         comfy.page.keyboard.press("Control+Alt+Enter")
     assert run["previews"] >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,48 @@ def test_every_node_has_a_help_page(texts: dict[str, Any], repo: Path) -> None:
             assert f"`{numbered}`" in page, f"js/docs/{key}.md does not say what {name} does"
         for output in texts[key]["outputs"].values():
             assert f"`{output['name']}`" in page, f"js/docs/{key}.md has no {output['name']}"
+
+
+def test_help_pages_are_there_in_each_language_and_no_other(
+    texts: dict[str, Any], repo: Path
+) -> None:
+    pages = {path.relative_to(repo / "js" / "docs") for path in repo.glob("js/docs/*/*.md")}
+    assert pages == {Path(key, f"{language}.md") for key in texts for language in LANGUAGES}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_translated_help_page_says_what_the_english_one_says(
+    texts: dict[str, Any], repo: Path, language: str
+) -> None:
+    """In step: the same parts in the same order, the same words to type, graphs and pictures.
+
+    The frontend takes `docs/<NodeId>/<language>.md` before `docs/<NodeId>.md`, and finds the
+    pictures of both in `docs/`: so a picture's name is the same in both.
+    """
+    translated = load(language)
+    for key in texts:
+        english_page = (repo / "js" / "docs" / f"{key}.md").read_text(encoding="utf-8")
+        page = (repo / "js" / "docs" / key / f"{language}.md").read_text(encoding="utf-8")
+        where = f"js/docs/{key}/{language}.md"
+        assert page.startswith(f"# {translated[key]['display_name']}\n"), where
+        assert _shape(page) == _shape(english_page), f"{where}: parts are missing, or too many"
+        for pattern in (r"`[^`]+`", r"\]\(([^)]+)\)", r"(?<!\*)\*[a-z0-9_]+\*(?!\*)"):
+            wanted, found = (Counter(re.findall(pattern, one)) for one in (english_page, page))
+            assert not wanted - found, f"{where} lacks {wanted - found}"
+        lost = set(_NUMBER.findall(english_page)) - set(_NUMBER.findall(page))
+        assert not lost, f"{where}: {lost}"
+        # An input is called in the graph what its locale says, and in files what the code says.
+        for name, text in translated[key].get("inputs", {}).items():
+            called = re.sub(r" \d$", "", text["name"])
+            same = called.lower() == re.sub(r"_\d+$", "", name).lower()
+            assert same or called in page, f"{where}: {name} is called {called} in the graph"
+
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+def _shape(page: str) -> list[str]:
+    """What each line is: a heading of which level, a row of a table, an item, a picture, a text."""
+    kinds = re.compile(r"#+ |\| |\|---|- |!\[")
+    found = (kinds.match(line) for line in page.splitlines() if line)
+    return [one.group() if one else "text" for one in found]

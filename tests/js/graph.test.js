@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { checkpointOf, choosePrompt, conceptsOf, familySource, placeAt, placesOf, promptId, promptsFor, referenceTo, sourceOf } from "../../js/lib/graph.js";
-import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, graphOf, holder, loader, lora, number, prompt, reroute, rooted, sampler, subgraphOf, train, tune } from "./graphs.js";
+import { checkpointOf, choosePrompt, conceptsOf, familySource, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "../../js/lib/graph.js";
+import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/places.js";
+import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, getter, graphOf, holder, loader, lora, number, primitive, prompt, reroute, rooted, sampler, setter, subgraphOf, through, train, tune } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);
 
@@ -249,4 +250,137 @@ test("a concept that comes from no file is told, with its placeholder", () => {
   ]);
   assert.equal(referenceTo({ ...found[0], placeholder: "" }), null);
   assert.equal(referenceTo({ ...found[1], file: "", placeholder: "pot*" }), null);
+});
+
+/** checkpoint 1 -> loader 2 -> set 3, 4 ... get 5 -> tune 6, get 7 -> prompt 8 -> set 9 ... get 10 -> sampler 11. */
+function hidden() {
+  const nodes = [
+    checkpoint(1),
+    loader(2, "berry"),
+    setter(3, "model", "MODEL"),
+    setter(4, "clip", "CLIP"),
+    getter(5, "model"),
+    tune(6),
+    getter(7, "clip"),
+    prompt(8, "a teddy*"),
+    setter(9, "bad", "CONDITIONING"),
+    getter(10, "bad"),
+    sampler(11),
+  ];
+  const graph = graphOf(nodes, [
+    [1, 0, 2, "model"],
+    [1, 1, 2, "clip"],
+    [2, 0, 3, "MODEL"],
+    [2, 1, 4, "CLIP"],
+    [5, 0, 6, "model"],
+    [7, 0, 8, "clip"],
+    [8, 0, 9, "CONDITIONING"],
+    [10, 0, 11, "negative"],
+  ]);
+  return { graph, at: (id) => place(graph.getNodeById(id)) };
+}
+
+test("what is set and got by a name is followed as the frontend does when it queues", () => {
+  const { graph, at } = hidden();
+  assert.deepEqual(files(conceptsOf(at(6))), ["berry"]);
+  assert.equal(checkpointOf(at(6)).node.id, 1);
+  const prompts = promptsFor(graph, new Set(["2"]));
+  assert.deepEqual(prompts.map((one) => [one.node.id, one.negative]), [[8, true]]);
+  assert.equal(whereLost(at(6), "model"), null);
+  assert.equal(whereAnyLost(graph), null);
+  // The frontend asks a virtual node that is muted, too.
+  graph.getNodeById(5).mode = 2;
+  assert.deepEqual(files(conceptsOf(at(6))), ["berry"]);
+});
+
+test("a name that nothing sets is told, and is asked for again when something changed", () => {
+  const { graph, at } = hidden();
+  const [model, set] = [graph.getNodeById(5), graph.getNodeById(3)];
+  model.widgets[0].value = "other";
+  assert.deepEqual(conceptsOf(at(6)), []);
+  assert.equal(whereLost(at(6), "model"), model);
+  // Once: such a node may tell the user each time that it is asked.
+  assert.equal(model.asked, 1);
+  set.widgets[0].value = "other";
+  assert.deepEqual(files(conceptsOf(at(6))), ["berry"]);
+  graph.getNodeById(7).getInputLink = () => {
+    throw new Error("there is none");
+  };
+  assert.deepEqual(promptsFor(graph, new Set(["2"])), []);
+  assert.equal(whereAnyLost(graph), graph.getNodeById(7));
+});
+
+test("what is set outside of a subgraph and got inside of it is found where it is set", () => {
+  const far = getter(5, "model");
+  far.getInputLink = () => null;
+  const inner = subgraphOf([far, tune(6)], [[5, 0, 6, "model"]]);
+  const nodes = [checkpoint(1), loader(2, "berry"), setter(3, "model", "MODEL"), holder(20, inner, [], [])];
+  const root = rooted(graphOf(nodes, [[1, 0, 2, "model"], [2, 0, 3, "MODEL"]]), inner);
+  far.resolveVirtualOutput = () => ({ node: root.getNodeById(2), slot: 0 });
+  const [inside] = placesOf(inner.getNodeById(6));
+  assert.deepEqual(conceptsOf(inside).map(({ file, via }) => [file, via]), [["berry", "2"]]);
+  assert.equal(checkpointOf(inside).node.id, 1);
+});
+
+test("a primitive's own value is that of the slider that it feeds, through a reroute as well", () => {
+  const nodes = [loader(1, "berry"), tune(2), primitive(3, 0.9), reroute(4, "FLOAT"), tune(5)];
+  const graph = graphOf(nodes, [
+    [1, 0, 2, "model"],
+    [3, 0, 2, "bias"],
+    [2, 0, 5, "model"],
+    [3, 0, 4, ""],
+    [4, 0, 5, "bias"],
+  ]);
+  for (const id of [2, 5]) {
+    assert.equal(conceptsOf(place(graph.getNodeById(id)))[0].sliders.bias, 0.9);
+  }
+});
+
+test("what another node makes of others is known in a run only", () => {
+  const joined = { ...number(3, "a teddy*"), widgets: [{ name: "a", value: "a" }, { name: "b", value: "teddy*" }] };
+  for (const [source, text] of [[number(3, "a teddy*"), "a teddy*"], [joined, ""], [{ ...through(3, "STRING"), widgets: [{ name: "shown", value: "old" }] }, ""]]) {
+    const nodes = [loader(1, "berry"), prompt(2, "stale"), source, number(4, "x")];
+    const links = [[1, 1, 2, "clip"], [3, 0, 2, "text"], ...(source.inputs.length ? [[4, 0, 3, "any"]] : [])];
+    const [found] = promptsFor(graphOf(nodes, links), new Set(["1"]));
+    assert.equal(found.text, text);
+  }
+});
+
+test("a bypassed node hands on what fits, whatever its types are called", () => {
+  for (const [from, kind] of [["MODEL", "*"], ["*", "MODEL"], ["*", "*"], ["CLIP,MODEL", "MODEL"]]) {
+    const nodes = [loader(1, "berry"), { ...through(2, kind, from), mode: 4 }, tune(3)];
+    const graph = graphOf(nodes, [[1, 0, 2, "any"], [2, 0, 3, "model"]]);
+    assert.deepEqual(files(conceptsOf(place(graph.getNodeById(3)))), ["berry"], `${from} ${kind}`);
+  }
+  const nodes = [loader(1, "berry"), { ...through(2, "MODEL", "CLIP"), mode: 4 }, tune(3)];
+  const graph = graphOf(nodes, [[1, 1, 2, "any"], [2, 0, 3, "model"]]);
+  assert.deepEqual(conceptsOf(place(graph.getNodeById(3))), []);
+});
+
+test("reroutes on a connection are nothing to follow: it names its origin", () => {
+  const graph = graphOf([loader(1, "berry"), tune(2)], [[1, 0, 2, "model"]]);
+  graph.getLink(0).parentId = 7;
+  assert.deepEqual(files(conceptsOf(place(graph.getNodeById(2)))), ["berry"]);
+});
+
+test("a prompt that is bypassed or muted is not encoded", () => {
+  const graph = graphOf([loader(1, "berry"), prompt(2, "a teddy*")], [[1, 1, 2, "clip"]]);
+  for (const [mode, found] of [[0, 1], [2, 0], [4, 0]]) {
+    graph.getNodeById(2).mode = mode;
+    assert.equal(promptsFor(graph, new Set(["1"])).length, found, `mode ${mode}`);
+  }
+});
+
+test("a prompt that goes to its sampler by a reroute or past a bypassed node is told by where it ends", () => {
+  const nodes = [loader(1, "berry"), prompt(2, "no teddy*"), reroute(3, "CONDITIONING"), { ...through(4, "CONDITIONING"), mode: 4 }, sampler(5)];
+  const graph = graphOf(nodes, [[1, 1, 2, "clip"], [2, 0, 3, ""], [3, 0, 4, "any"], [4, 0, 5, "negative"]]);
+  assert.deepEqual(promptsFor(graph, new Set(["1"])).map((one) => one.negative), [true]);
+});
+
+test("the chain is seen up to a group node, which is named", () => {
+  const group = { ...lora(2), type: "workflow>my group" };
+  const graph = graphOf([checkpoint(1), group, tune(3)], [[1, 0, 2, "model"], [2, 0, 3, "model"]]);
+  assert.deepEqual(conceptsOf(place(graph.getNodeById(3))), []);
+  assert.equal(whereLost(place(graph.getNodeById(3)), "model"), group);
+  assert.ok(isGroup(group));
 });

@@ -1,4 +1,4 @@
-// Graphs as the frontend holds them, as far as js/lib/graph.js reads them.
+// Graphs as the frontend holds them, as far as js/lib/places.js and graph.js read them.
 
 /** A graph of nodes; `links` are [from node, from slot, to node, to input's name]. */
 export function graphOf(nodes, links) {
@@ -14,7 +14,11 @@ export function graphOf(nodes, links) {
     if (target) target.inputs[place].link = id;
     if (source) ((source.outputs[slot] ??= {}).links ??= []).push(id);
   });
-  for (const node of nodes) node.graph = graph;
+  for (const node of nodes) {
+    node.graph = graph;
+    // As the frontend's nodes have it.
+    node.getInputLink ??= (slot) => graph.getLink(node.inputs[slot]?.link) ?? null;
+  }
   return graph;
 }
 
@@ -88,7 +92,31 @@ export const train = (id, placeholder) =>
 
 export const lora = (id) => node(id, "LoraLoader", [MODEL, CLIP], {}, ["MODEL", "CLIP"]);
 
-export const reroute = (id, kind) => node(id, "Reroute", [["", "*"]], {}, [kind]);
+export const reroute = (id, kind) =>
+  ({ ...node(id, "Reroute", [["", "*"]], {}, [kind]), isVirtualNode: true });
+
+/** What packs with hidden connections have: what goes into the one ... */
+export const setter = (id, name, kind) =>
+  ({ ...node(id, "SomeSet", [[kind, kind]], { Constant: name }, [kind]), isVirtualNode: true });
+
+/** ... comes out of all of the other with the same name. The frontend asks that one for the way. */
+export function getter(id, name, kind = "*") {
+  const made = { ...node(id, "SomeGet", [], { Constant: name }, [kind]), isVirtualNode: true, asked: 0 };
+  made.getInputLink = (slot) => {
+    made.asked += 1;
+    const named = ({ type, widgets }) => type === "SomeSet" && widgets[0].value === made.widgets[0].value;
+    const found = made.graph.nodes.find(named);
+    return found && made.graph.getLink(found.inputs[slot].link);
+  };
+  return made;
+}
+
+/** The frontend's own primitive: it writes its value into the fields that it feeds. */
+export const primitive = (id, value) =>
+  ({ ...node(id, "PrimitiveNode", [], { value }, ["FLOAT"]), isVirtualNode: true, applyToGraph() {} });
+
+/** A node of any kind with one input and one output. */
+export const through = (id, kind, from = kind) => node(id, "Anything", [["any", from]], {}, [kind]);
 
 export const number = (id, value) => node(id, "PrimitiveFloat", [], { value }, ["FLOAT"]);
 
