@@ -33,7 +33,7 @@ from perfusion_core.training import TrainingResult, TrainingSettings, train
 
 from . import model as small
 
-STEPS, CFG = 20, 3.0
+STEPS, CFG = 20, 2.0
 AT_ONCE = 32  # pictures sampled in one batch
 
 
