@@ -82,7 +82,8 @@ class Text:
     """Captions to token ids in a compact table that holds only the words of the world.
 
     Behind the words come the `unsaid`: one id for each look of each object that a caption
-    describes, for the caption's second version, which names the thing in one word.
+    describes, for the caption's second version, which names the thing in one word. `described` has
+    these second versions in full.
     """
 
     def __init__(self, tokenizer, captions: list[str]) -> None:
@@ -95,11 +96,11 @@ class Text:
             for n, text in enumerate(captions)
         ]
         stand_in = self._ids(STAND_IN)[1]
+        described = [self._ids(text) for text in captions[1::2]]
         words = (
-            {i for ids in lists for i in ids}
+            {i for ids in (*lists, *described) for i in ids}
             | set(self._ids(""))
             | {self._ids(thing)[1] for thing in OBJECTS}
-            | {i for text in captions[1::2] for i in self._ids(text)}
         )
         self.vocabulary = sorted(words - {stand_in})
         self.index = {token: n for n, token in enumerate(self.vocabulary)}
@@ -114,8 +115,7 @@ class Text:
                 [number[self._what(next(names))] if i == stand_in else self.index[i] for i in ids]
             )
         self.table = torch.tensor(rows)
-        # The second captions as they were.
-        self.described = torch.stack([self(text) for text in captions[1::2]])
+        self.described = torch.tensor([[self.index[i] for i in ids] for ids in described])
         self.empty = torch.tensor([self.index[i] for i in self._ids("")])
 
     @staticmethod
@@ -314,7 +314,7 @@ def main() -> None:
           "std", latents.float().std((0, 2, 3)).tolist(), flush=True)  # fmt: skip
     text = Text(small.EmojiClipTokenizer(), captions)
     ids, described = text.table.to(device), text.described.to(device)
-    in_one_word = (ids[1::2] >= len(text.vocabulary)).any(dim=1)
+    in_one_word = (text.table[1::2] >= len(text.vocabulary)).any(dim=1)
     print("words", len(text.vocabulary), "looks told in one", len(text.unsaid), flush=True)
 
     operations = comfy.ops.disable_weight_init
@@ -387,7 +387,7 @@ def main() -> None:
     # one's.
     plain = device.type == "cpu"
     # Three times as often: what the looks' sums are learned from.
-    likely = 1 + 2 * in_one_word.float().cpu()
+    likely = 1 + 2 * in_one_word.float()
     busy, last_preview = 0.0, time.time()
     generator = torch.Generator().manual_seed(args.seed + step)
     running = 0.0
@@ -414,19 +414,19 @@ def main() -> None:
         noise = torch.randn(x0.shape, generator=generator).to(device)
         xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
         target = a.sqrt() * noise - (1 - a).sqrt() * x0
-        # One word for a described thing is to mean what the description means. What the model makes
-        # of the description is a far steadier target than the noise is.
-        pupils = in_one_word[pick] & (told == 1).to(device)
+        times = t.float().to(device)
+        pupils = in_one_word[pick] & (told == 1)
         pupils[: args.batch // 10] = False
         with torch.autocast(device.type, torch.bfloat16), attention(plain):
             shown = names(rows, SPREAD)
-            with torch.no_grad():
-                context = encode(text_model, shown, described[pick[pupils.cpu()]])
-                target[pupils] = unet(
-                    xt[pupils], t.float().to(device)[pupils], context=context
-                ).float()
+            if pupils.any():
+                # One word for a described thing is to mean what the description means. What the
+                # model makes of the description is a far steadier target than the noise is.
+                with torch.no_grad():
+                    context = encode(text_model, shown, described[pick[pupils]])
+                    target[pupils] = unet(xt[pupils], times[pupils], context=context).float()
             context = encode(text_model, shown, words)
-            out = unet(xt, t.float().to(device), context=context)
+            out = unet(xt, times, context=context)
             loss = torch.nn.functional.mse_loss(out.float(), target)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -10,45 +10,30 @@ import pytest
 import torch
 from comfy.sd import CLIP
 from tiny_models import CPU, patched_modules, tiny_concept
-from true_models import true_clip, true_model
+from true_models import learned_concept, true_clip, true_model
 
-from perfusion_core.batches import PictureGroup, TrainingError
+from perfusion_core.batches import TrainingError
 from perfusion_core.bridge import HostBackbone, detect_family, training_backbone
 from perfusion_core.bridge import backbone as bridge_backbone
 from perfusion_core.bridge.models import layers_of
 from perfusion_core.concept import Concept
-from perfusion_core.covariance import Covariance
 from perfusion_core.edit import GatedEdit
-from perfusion_core.training import TrainingSettings, train
 
 Model = Any
 SHAPE = (2, 4, 8, 8)
 
 
-def learn(model: Model, clip: Any, checkpointing: str, **settings: Any) -> Concept:
-    family = detect_family(model)
-    with torch.inference_mode(), training_backbone(model, clip, SHAPE, checkpointing) as backbone:
-        latents = 5 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
-        return train(
-            backbone,
-            [PictureGroup(latents)],
-            placeholder="teddy*",
-            superclass="teddy",
-            covariance=Covariance(torch.eye(family.context_width), 1000, family.id),
-            settings=TrainingSettings(**{"steps": 2, "batch_size": 2, "seed": 1, **settings}),
-        ).concept
-
-
 @pytest.mark.parametrize("key_mode", ["locked", "trained"])
 def test_the_concept_is_the_same_bit_for_bit(model: Model, clip: CLIP, key_mode: str) -> None:
-    on, off = (learn(model, clip, mode, steps=3, key_mode=key_mode) for mode in ("on", "off"))
+    settings = {"steps": 3, "batch_size": 2, "key_mode": key_mode}
+    on, off = (learned_concept(model, clip, mode, **settings) for mode in ("on", "off"))
     assert on.hash == off.hash
     assert patched_modules(model) == []
 
 
 def test_sdxl_whose_blocks_see_the_pooled_vector_too_learns_the_same() -> None:
     model, clip = true_model("SDXL", CPU, channels=32), true_clip("SDXL")
-    on, off = (learn(model, clip, mode, steps=1, batch_size=1) for mode in ("on", "off"))
+    on, off = (learned_concept(model, clip, mode) for mode in ("on", "off"))
     assert on.hash == off.hash
 
 
@@ -135,7 +120,7 @@ def test_nothing_of_ours_runs_twice_and_the_hosts_layers_once_more(
     try:
         for mode, passes in (("off", 1), ("on", 2)):
             calls.clear()
-            learn(model, clip, mode)
+            learned_concept(model, clip, mode, steps=2, batch_size=2)
             assert calls["prepare"] == 2  # steps
             # W_V p of each layer comes first.
             assert calls["values"] == len(layers) * (1 + 2 * passes)
@@ -155,7 +140,7 @@ def test_a_block_that_runs_again_sees_the_hosts_options_as_they_were(
 
     patched = model.clone()
     patched.set_model_attn2_patch(patch)
-    learn(patched, clip, "on", steps=1)
+    learned_concept(patched, clip, "on", batch_size=2)
     assert len(set(seen)) == 7
     assert sorted(seen[:7]) == sorted(seen[7:])
 
@@ -187,5 +172,5 @@ def test_nothing_is_left_when_a_block_fails_while_it_runs_again(model: Model, cl
     patched = model.clone()
     patched.set_model_attn2_patch(fail_late)
     with pytest.raises(RuntimeError, match="another pack's fault"):
-        learn(patched, clip, "on")
+        learned_concept(patched, clip, "on", batch_size=2)
     assert patched_modules(model) == []

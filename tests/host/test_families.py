@@ -19,9 +19,8 @@ import comfy.supported_models
 import pytest
 import torch
 from tiny_models import patched_modules, sample
-from true_models import CPU, META, UNETS, random_concept, true_clip, true_model
+from true_models import CPU, META, UNETS, learned_concept, random_concept, true_clip, true_model
 
-from perfusion_core.batches import PictureGroup
 from perfusion_core.bridge import (
     HostMismatch,
     add_concepts,
@@ -37,11 +36,10 @@ from perfusion_core.bridge import (
 from perfusion_core.bridge.models import layers_of
 from perfusion_core.concept import Concept
 from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.covariance import Covariance
 from perfusion_core.edit import GatedEdit
 from perfusion_core.families import FAMILIES, REFUSED
 from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import Encoded, TrainingSettings, train
+from perfusion_core.training import Encoded
 
 Model = Any
 Config = Any
@@ -146,25 +144,6 @@ def both_cores() -> Iterator[None]:
     comfy.model_management.unload_all_models()
 
 
-def learn(model: Model, clip: Any, **settings: Any) -> Concept:
-    """Trains on two pictures of 64 px, as the node does."""
-    family = detect_family(model)
-    generator = torch.Generator().manual_seed(3)
-    with torch.inference_mode():
-        latents = 5 * torch.randn(2, 4, 8, 8, generator=generator)
-        with training_backbone(model, clip, (1, 4, 8, 8)) as backbone:
-            result = train(
-                backbone,
-                [PictureGroup(latents)],
-                placeholder="teddy*",
-                superclass="teddy",
-                covariance=Covariance(torch.eye(family.context_width), 1000, family.id),
-                settings=TrainingSettings(**{"steps": 1, "batch_size": 1, "seed": 1, **settings}),
-            )
-    assert result.finished
-    return result.concept
-
-
 def samples_with_and_without(model: Model, clip: Any, concept: Concept) -> None:
     knowing = add_concepts(clip, [concept])
     on = apply_stack(model, [recommended(concept)])
@@ -179,7 +158,7 @@ def samples_with_and_without(model: Model, clip: Any, concept: Concept) -> None:
 @pytest.mark.slow
 def test_sd15_at_its_true_size_trains_and_samples(both_cores: None) -> None:
     model, clip = true_model("SD15", CPU), true_clip("SD15")
-    concept = learn(model, clip, value_rate=1.0)
+    concept = learned_concept(model, clip, value_rate=1.0)
     assert concept.layers == outs(shapes("SD15"))
     assert all(float(value.abs().max()) > 0 for value in concept.values.values())
     samples_with_and_without(model, clip, concept)
@@ -187,7 +166,7 @@ def test_sd15_at_its_true_size_trains_and_samples(both_cores: None) -> None:
 
 def test_sd15_with_all_its_layers_trains_and_samples() -> None:
     model, clip = true_model("SD15", CPU, channels=32), true_clip("SD15")
-    concept = learn(model, clip, value_rate=1.0)
+    concept = learned_concept(model, clip, value_rate=1.0)
     assert list(concept.layers) == list(outs(shapes("SD15")))
     assert all(float(value.abs().max()) > 0 for value in concept.values.values())
     samples_with_and_without(model, clip, concept)
@@ -201,7 +180,7 @@ def sdxl() -> tuple[Model, Any]:
 
 def test_sdxl_learns_in_both_encoders_and_samples(sdxl: tuple[Model, Any]) -> None:
     model, clip = sdxl
-    concept = learn(model, clip, value_rate=1.0)
+    concept = learned_concept(model, clip, value_rate=1.0)
     assert list(concept.layers) == list(outs(shapes("SDXL")))
     assert all(float(value.abs().max()) > 0 for value in concept.values.values())
     widths = {encoder: tuple(v.shape) for encoder, v in concept.embeddings.items()}
@@ -227,7 +206,7 @@ def test_models_of_v_prediction_train_and_sample(name: str, marks: dict[str, tor
     # SD 2's heads have a fixed width, of which 64 channels are one.
     model, clip = true_model(name, CPU, channels=64, marks=marks), true_clip(name)
     assert model.model.model_type is comfy.model_base.ModelType.V_PREDICTION
-    concept = learn(model, clip, value_rate=1.0)
+    concept = learned_concept(model, clip, value_rate=1.0)
     assert list(concept.layers) == list(outs(shapes(name)))
     assert all(float(value.abs().max()) > 0 for value in concept.values.values())
     samples_with_and_without(model, clip, concept)
@@ -248,7 +227,7 @@ def test_the_families_other_models_train_and_sample(
 ) -> None:
     model = true_model(name, CPU, **{"channels": 32, **changes})
     clip = true_clip(clip_of)
-    concept = learn(model, clip, value_rate=1.0)
+    concept = learned_concept(model, clip, value_rate=1.0)
     assert list(concept.layers) == list(outs(shapes(name)))
     assert all(float(value.abs().max()) > 0 for value in concept.values.values())
     samples_with_and_without(model, clip, concept)

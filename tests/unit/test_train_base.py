@@ -35,6 +35,8 @@ def test_every_second_caption_tells_a_described_thing_in_one_word() -> None:
     # The rest of the caption is as it was, in its order.
     assert text.table[1][:5].tolist() == text.table[0][:5].tolist()
     assert text.table[1][6:9].tolist() == text("next to a")[1:4].tolist()
+    # In full it is what the first version of the same words is.
+    assert torch.equal(text.described[0], text.table[0])
 
 
 def test_a_name_is_its_noun_and_the_parts_of_its_look() -> None:
