@@ -12,6 +12,7 @@ import comfy.sd
 import comfy.utils
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from perfusion_core.bridge.models import compute_dtype
 from perfusion_core.templates import templates_for
@@ -147,15 +148,16 @@ def train_lora(
 
 @contextmanager
 def _told(on_step: Callable[[], None]) -> Iterator[None]:
-    """Within this context the host's progress bars tell of every step, and show nothing."""
-    during = {"PROGRESS_BAR_HOOK": lambda *_, **__: on_step(), "PROGRESS_BAR_ENABLED": False}
-    # Newer hosts (0.12.1) tell of only some of the steps, by the clock.
-    during |= {"PROGRESS_THROTTLE_MIN_INTERVAL": 0, "PROGRESS_THROTTLE_MIN_PERCENT": 0}
-    before = {name: getattr(comfy.utils, name) for name in during if hasattr(comfy.utils, name)}
-    for name in before:
-        setattr(comfy.utils, name, during[name])
+    """Within this context every optimiser's step is told of, and the host shows no bar.
+
+    Not from the host's bar, which moves once a step (0.3.75), or once a pass and not each time
+    (0.12.1).
+    """
+    shown = comfy.utils.PROGRESS_BAR_ENABLED
+    handle = register_optimizer_step_post_hook(lambda *_: on_step())
+    comfy.utils.set_progress_bar_enabled(False)
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(comfy.utils, name, value)
+        comfy.utils.set_progress_bar_enabled(shown)
+        handle.remove()
