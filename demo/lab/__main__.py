@@ -137,8 +137,7 @@ def main() -> None:
         contenders["Perfusion"] = ours(scale, steps)
         for method in METHODS:
             one = method() if args.steps is None else method(args.steps)
-            label = method.__name__
-            contenders[label] = sweep(label, one, "strength", scale.strengths)
+            contenders[one.title] = sweep(one.title, one, "strength", scale.strengths)
     couples = [] if args.concept else couples_of(lab.subjects)
 
     lab.expect(

@@ -46,7 +46,7 @@ class Clock:
     """Says how long what is still to be done will take, from what was done so far.
 
     Attributes:
-        todo: how many of each kind ("point", "train Lora" ...) are to come.
+        todo: how many of each kind ("point", "train LoRA" ...) are to come.
     """
 
     def __init__(self) -> None:
@@ -217,4 +217,4 @@ def _save_strip(pictures: Sequence[Image.Image], path: Path) -> None:
 
 
 def _kind(method: Method) -> str:
-    return f"train {type(method).__name__}"
+    return f"train {method.title}"

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ class Method(ABC):
 
     What is measured is always what the file holds, so that a resumed lab measures the same.
     """
+
+    title: ClassVar[str]  # for tables and plots
 
     steps: int = STEPS
 
@@ -76,6 +78,8 @@ class Perfusion(Method):
         pictures: how many training pictures; 0 for all.
         masked: whether the loss is weighted by where the concept is.
     """
+
+    title = "Perfusion"
 
     training: Mapping[str, Any] = field(default_factory=dict)
     pictures: int = 0

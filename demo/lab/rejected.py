@@ -116,6 +116,8 @@ class Substituted(Method):
     Knobs: `insert` ("swap" or "ungated") and `strength`.
     """
 
+    title = "substituted"
+
     @property
     def key(self) -> dict[str, Any]:
         return {**super().key, "training": asdict(recipe(self.steps))}

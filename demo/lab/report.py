@@ -24,7 +24,7 @@ from .figures import Estimate, Point, estimate, hypervolume
 from .measure import Couple, Lab
 from .plots import pareto
 from .subjects import Subject
-from .tables import WANTED_BOTH, WANTED_BYTES, WANTED_VOLUME, tables
+from .tables import LORA, WANTED_BOTH, WANTED_BYTES, WANTED_VOLUME, tables
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
         "volume_reached": _reached(own.volume.value, best.volume.value, WANTED_VOLUME)
         and bytes_ratio <= WANTED_BYTES,
     }
-    lora = next((rival for rival in rivals if rival.label == "Lora"), None)
+    lora = next((rival for rival in rivals if rival.label == LORA), None)
     if own.both is not None and lora is not None and lora.both is not None:
         both, stacked = float(own.both.means[1]), float(lora.both.means[1])
         found |= {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LORA = "LoRA"  # the rival whose composed pictures ours are compared with
+
 WANTED_VOLUME, WANTED_BYTES, WANTED_BOTH = 1.2, 0.1, 2.0
 
 MEASURES = {"front": "hypervolume", "text": "text alignment", "identity": "identity"}

@@ -11,61 +11,96 @@ from .ablations import Variant, sweep
 from .figures import estimate, hypervolume
 from .measure import Lab
 from .methods import Method, Perfusion
-from .recipe import RATES
 
 STEP, FURTHEST = 2.0, 4
+
+Powers = tuple[int, int]
+"""Of `STEP`: of all rates, and of the word's besides."""
 
 
 def tune(lab: Lab, method: Method, knob: str, values: Sequence[float]) -> dict[str, Any]:
     """Tries a method's rates, halved and doubled until the best is not at an end.
 
-    Args:
-        knob, values: what to sweep at each rate.
+    Then, where it learns a word beside something else, the same with the word's rate alone.
 
-    Returns the best rate, whether it is at an end all the same, and all that was tried.
+    Args:
+        knob, values: what to sweep at each setting of the rates.
+
+    Returns the best rates, whether they are at an end all the same, and all that was tried.
     """
-    tried: dict[int, dict[str, Any]] = {}
-    wanted = {-1, 0, 1}
-    while wanted:
-        at = {power: _variants(method, STEP**power, knob, values) for power in sorted(wanted)}
-        lab.expect([v for variants in at.values() for v in variants], couples=0)
-        for power, variants in at.items():
-            points = [lab.point(variant) for variant in variants]
-            volume = estimate(points, hypervolume)
-            tried[power] = {
-                "rate": rate_of(variants[0].method),
-                "hypervolume": volume.value,
-                "hypervolume_interval": volume.interval,
-                "points": [point.as_dict() for point in points],
-            }
-            label, rate = type(method).__name__, tried[power]["rate"]
-            print(f"{label}, rate {rate:g}: hypervolume {volume.value:.3f}", flush=True)
-        best = max(tried, key=lambda power: tried[power]["hypervolume"])
-        # Where nothing has been learned yet, nobody knows in which direction it lies.
-        learned = tried[best]["hypervolume"] > 0
-        ends = {best - 1, best + 1} if learned else {min(tried) - 1, max(tried) + 1}
-        wanted = {power for power in ends - set(tried) if abs(power) <= FURTHEST}
+    tried: dict[Powers, dict[str, Any]] = {}
+    best, at_an_end = (0, 0), False
+    for axis in (0, 1) if "word_rate" in rates_of(method) else (0,):
+        line = {best} & set(tried)
+        wanted = {_moved(best, axis, by) for by in (-1, 0, 1)} - line
+        while wanted:
+            at = {p: _variants(method, p, knob, values) for p in sorted(wanted)}
+            lab.expect([v for variants in at.values() for v in variants], couples=0)
+            for powers, variants in at.items():
+                tried[powers] = _measured(lab, variants)
+            line |= wanted
+            best = max(sorted(line), key=lambda powers: tried[powers]["hypervolume"])
+            low, high = min(line), max(line)
+            # Where nothing has been learned yet, nobody knows in which direction it lies.
+            learned = tried[best]["hypervolume"] > 0
+            ends = (best, best) if learned else (low, high)
+            beyond = {_moved(ends[0], axis, -1), _moved(ends[1], axis, 1)} - line
+            wanted = {powers for powers in beyond if abs(powers[axis]) <= FURTHEST}
+        at_an_end |= best in (low, high)
     return {
-        "rate": tried[best]["rate"],
-        "at_an_end": best in (min(tried), max(tried)),
-        "tried": [tried[power] for power in sorted(tried)],
+        **tried[best]["rates"],
+        "at_an_end": at_an_end,
+        "tried": [tried[powers] for powers in sorted(tried)],
     }
 
 
-def rate_of(method: Method) -> float:
-    """The rate by which a method is known; of Perfusion, that of the values."""
+def rates_of(method: Method) -> dict[str, float]:
+    """The method's rate and, where it learns a word beside something else, the word's."""
     if isinstance(method, Perfusion):
-        return method.settings().value_rate
-    rate: float = getattr(method, "rate")  # noqa: B009
-    return rate
+        settings = method.settings()
+        return {"rate": settings.value_rate, "word_rate": settings.embedding_rate}
+    rate, ratio = getattr(method, "rate"), getattr(method, "word_ratio", 0.0)  # noqa: B009
+    return {"rate": rate, **({"word_rate": rate * ratio} if ratio else {})}
 
 
-def _variants(method: Method, factor: float, knob: str, values: Sequence[float]) -> list[Variant]:
-    """The method with its rates times a factor, at each setting of its knob."""
+def _moved(powers: Powers, axis: int, by: int) -> Powers:
+    rate, word = powers
+    return (rate + by, word) if axis == 0 else (rate, word + by)
+
+
+def _measured(lab: Lab, variants: Sequence[Variant]) -> dict[str, Any]:
+    points = [lab.point(variant) for variant in variants]
+    volume = estimate(points, hypervolume)
+    method = variants[0].method
+    told = _told(method)
+    print(f"{told}: hypervolume {volume.value:.3f}", flush=True)
+    return {
+        "rates": rates_of(method),
+        "hypervolume": volume.value,
+        "hypervolume_interval": volume.interval,
+        "points": [point.as_dict() for point in points],
+    }
+
+
+def _variants(method: Method, powers: Powers, knob: str, values: Sequence[float]) -> list[Variant]:
+    """The method with its rates changed, at each setting of its knob."""
+    factor, of_word = (STEP**power for power in powers)
+    changed: Any
     if isinstance(method, Perfusion):
-        rates = {name: rate * factor for name, rate in RATES.items()}
-        changed: Any = replace(method, training={**method.training, **rates})
+        now = method.settings()
+        rates = {
+            "embedding_rate": now.embedding_rate * factor * of_word,
+            "value_rate": now.value_rate * factor,
+        }
+        changed = replace(method, training={**method.training, **rates})
     else:
-        changed = replace(method, **{"rate": rate_of(method) * factor})
-    label = f"{type(method).__name__}, rate {rate_of(changed):g}"
-    return sweep(label, changed, knob, values)
+        fields = {"rate": rates_of(method)["rate"] * factor}
+        if of_word != 1:
+            fields["word_ratio"] = getattr(method, "word_ratio") * of_word  # noqa: B009
+        changed = replace(method, **fields)
+    return sweep(_told(changed), changed, knob, values)
+
+
+def _told(method: Method) -> str:
+    rates = (f"{name.replace('_', ' ')} {rate:g}" for name, rate in rates_of(method).items())
+    return ", ".join((method.title, *rates))

@@ -381,28 +381,47 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 class Bench:
-    """In a lab's place: a method is as good as its rate is near to one, and of no use far off."""
+    """In a lab's place: a method is as good as its rate, and its word's part of it, are near to
+    some, and of no use far off."""
 
-    def __init__(self, best: float) -> None:
-        self.best = best
+    def __init__(self, rate: float, part: float) -> None:
+        self.rate, self.part = rate, part
 
     def expect(self, variants: Any, couples: int) -> None:
         pass
 
     def point(self, variant: Any) -> Point:
-        away = abs(np.log2(tuning.rate_of(variant.method) / self.best))
+        own = tuning.rates_of(variant.method)
+        away = abs(np.log2(own["rate"] / self.rate))
+        if "word_rate" in own:
+            away += abs(np.log2(own["word_rate"] / own["rate"] / self.part))
         return Point(variant.name, np.full((1, 8, 2), max(0, 1 - away / 3)))
 
 
 @pytest.mark.parametrize("method", [Lora(rate=0.1), Perfusion()], ids=["lora", "perfusion"])
 @pytest.mark.parametrize("power", [-4, -3, 0, 2, 4, 6])
 def test_rates_are_tried_until_the_best_is_not_at_an_end(method: Method, power: int) -> None:
-    own = tuning.rate_of(method)
-    found = tuning.tune(Bench(own * 2.0**power), method, "bias", [0.5])  # type: ignore[arg-type]
-    assert found["rate"] == pytest.approx(own * 2.0 ** min(power, tuning.FURTHEST))
+    own = tuning.rates_of(method)
+    part = own.get("word_rate", 0) / own["rate"]
+    bench = Bench(own["rate"] * 2.0**power, part)
+    found = tuning.tune(bench, method, "bias", [0.5])  # type: ignore[arg-type]
+    assert found["rate"] == pytest.approx(own["rate"] * 2.0 ** min(power, tuning.FURTHEST))
     assert found["at_an_end"] == (abs(power) >= tuning.FURTHEST)
-    rates = [tried["rate"] for tried in found["tried"]]
+    rates = [tried["rates"]["rate"] for tried in found["tried"]]
     assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("method", [KeysAndValues(), Perfusion()], ids=["weights", "perfusion"])
+@pytest.mark.parametrize(("power", "of_word"), [(0, 0), (1, -2), (-1, 2), (2, 1)])
+def test_the_rate_of_a_word_is_tried_apart_from_that_of_what_is_learned_beside_it(
+    method: Method, power: int, of_word: int
+) -> None:
+    own = tuning.rates_of(method)
+    rate, part = own["rate"] * 2.0**power, own["word_rate"] / own["rate"] * 2.0**of_word
+    found = tuning.tune(Bench(rate, part), method, "bias", [0.5])  # type: ignore[arg-type]
+    assert found["rate"] == pytest.approx(rate)
+    assert found["word_rate"] == pytest.approx(rate * part)
+    assert not found["at_an_end"]
 
 
 def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
@@ -441,8 +460,8 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     lab(monkeypatch, studio, *common, "--publish", "--out", str(tmp_path / "out"))
     done = capsys.readouterr().out
     assert "train Perfusion" not in done
-    assert "train TextualInversion" not in done
-    assert done.count("train Lora") == 2
+    assert "train textual inversion" not in done
+    assert done.count("train LoRA") == 2
 
     found = json.loads((tmp_path / "out" / "lab.json").read_text())
     assert [a["name"] for a in found["ablations"]] == ["bias"]
@@ -453,7 +472,7 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
         assert sum(claim["by_subject"]) / 2 == pytest.approx(claim["difference"], abs=1e-3)
     methods_found = {m["name"]: m for m in found["methods"]}
     assert set(methods_found) == {
-        "Perfusion", "TextualInversion", "Lora", "KeysAndValues", "DreamBooth"
+        "Perfusion", "textual inversion", "LoRA", "Custom Diffusion", "DreamBooth"
     }  # fmt: skip
     for method in methods_found.values():
         assert 0 <= method["hypervolume"] <= 1
@@ -462,8 +481,8 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
         assert len(method["points"]) == 3
         assert method["train_seconds"] > 0
     sizes = {name: method["file_bytes"] for name, method in methods_found.items()}
-    assert sizes["TextualInversion"] < sizes["Perfusion"] < sizes["KeysAndValues"]
-    assert sizes["KeysAndValues"] < sizes["DreamBooth"]
+    assert sizes["textual inversion"] < sizes["Perfusion"] < sizes["Custom Diffusion"]
+    assert sizes["Custom Diffusion"] < sizes["DreamBooth"]
     for name in ("lab.md", "lab_bias.png", "lab_rivals.png", "lab_sheet.jpg"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert (docs / "lab.json").read_text() == (tmp_path / "out" / "lab.json").read_text()
@@ -504,7 +523,7 @@ def test_a_folder_of_pictures_is_measured_by_likeness(
     found = json.loads((tmp_path / "lab.json").read_text())
     assert found["subjects"] == ["mine (toy bear)"]
     assert found["identity"].startswith("likeness")
-    assert [m["name"] for m in found["methods"]][1:] == [m.__name__ for m in RIVAL_METHODS]
+    assert [m["name"] for m in found["methods"]][1:] == [m.title for m in RIVAL_METHODS]
     assert "both_identities" not in found["methods"][0]
     points = found["ablations"][0]["series"]["Perfusion"]
     assert [point["samples"] for point in points] == [8] * 3

@@ -10,7 +10,7 @@ import pytest
 
 from demo.lab import __main__ as command
 from demo.lab.publish import BUDGET, DOCS, publish, results
-from demo.lab.tables import tables
+from demo.lab.tables import LORA, tables
 from demo.world.vocabulary import CONCEPTS
 
 FOUND: dict[str, Any] = {
@@ -54,7 +54,7 @@ FOUND: dict[str, Any] = {
         }
         for name, volume, seconds, size, both in (
             ("Perfusion", 0.8, 30.0, 6000, 0.5),
-            ("Lora", 0.4, 50.0, 200_000, 0.2),
+            (LORA, 0.4, 50.0, 200_000, 0.2),
             ("DreamBooth", 0.5, 20.0, 9_000_000, 0.1),
         )
     ],
@@ -90,7 +90,7 @@ def test_a_page_says_how_it_was_measured_and_what_was_found() -> None:
         "berry (teddy), royal (teapot); 96 pictures a point",
         "| a mask helps text alignment | not decided | -0.021 text alignment "
         "| -0.050 to +0.010 | 1 of 2 |",
-        "| Lora | 0.400 (0.300 to 0.500) | 0.90, 0.80 (Lora, bias 0.6) "
+        "| LoRA | 0.400 (0.300 to 0.500) | 0.90, 0.80 (LoRA, bias 0.6) "
         "| 0.200 (0.100 to 0.300) of 96 | 50 | 200,000 |",
         "Trained for less time than Perfusion: DreamBooth.",
         "is 1.60 times (1.25 to 2.00) that of the best rival (DreamBooth)",

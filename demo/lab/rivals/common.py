@@ -80,10 +80,10 @@ def knowing(clip: Any, words: Sequence[tuple[Subject, Words]]) -> Any:
     return with_words(clip, listed)
 
 
-def tuned(method: str) -> float:
-    """The rate of a rival in rates.json, which is where the result of `--tune` goes."""
+def tuned(method: str, what: str = "rate") -> float:
+    """A rate of a rival in rates.json, which is where the result of `--tune` goes."""
     text = Path(__file__).with_name("rates.json").read_text(encoding="utf-8")
-    rate: float = json.loads(text)[method]["rate"]
+    rate: float = json.loads(text)[method][what]
     return rate
 
 

@@ -21,6 +21,7 @@ from ...studio import Studio
 from ..methods import Method, Pair
 from ..recipe import BATCH, SEED
 from ..subjects import Subject
+from ..tables import LORA
 from .common import knowing, load, save, trigger, tuned
 
 
@@ -32,6 +33,8 @@ class Lora(Method):
     cost of the batch squared. One picture a pass and as many passes a step give each picture its
     own caption, for the same pictures a step: that is how it is trained here.
     """
+
+    title = LORA
 
     rate: float = tuned("Lora")
     rank: int = 8

@@ -24,6 +24,8 @@ from .common import Words, denoising_loss, knowing, load, save, tuned
 class TextualInversion(Method):
     """Knob: `strength`, from the superclass's embedding (0) to the learned one (1) and beyond."""
 
+    title = "textual inversion"
+
     # A step costs about what one of ours does; this one gets half as many again.
     steps: int = STEPS * 3 // 2
     rate: float = tuned("TextualInversion")

@@ -105,8 +105,10 @@ class FineTuning(Method):
 class KeysAndValues(FineTuning):
     """Custom Diffusion: K and V of every cross-attention layer, and the word's embedding."""
 
+    title = "Custom Diffusion"
+
     rate: float = tuned("KeysAndValues")
-    word_ratio: float = 6.0
+    word_ratio: float = tuned("KeysAndValues", "word_rate") / tuned("KeysAndValues")
 
     def keys(self, model: Any) -> list[str]:
         paths = layers_of(model, detect_family(model))
@@ -116,6 +118,8 @@ class KeysAndValues(FineTuning):
 @dataclass(frozen=True)
 class DreamBooth(FineTuning):
     """Every weight of the UNet; the word stays what it is."""
+
+    title = "DreamBooth"
 
     rate: float = tuned("DreamBooth")
 
