@@ -2,8 +2,7 @@
 
 Every one has a knob of its strength, learns at least as long as Perfusion does here (`lab.json` has
 the seconds), and has its rate from `rates.json`. `make lab ARGS=--tune` chooses rates on a concept
-that the lab does not measure; what it leaves, `lab_rates.json`, belongs there. It has not run to
-its end yet: the rates there now are those that it starts from.
+that the lab does not measure; what it leaves, `lab_rates.json`, belongs there.
 """
 
 from .lora import Lora
