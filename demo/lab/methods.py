@@ -114,3 +114,12 @@ class Perfusion(Method):
         locks = [entry.settings.key_lock for entry in entries]
         clip = add_concepts(studio.clip, [entry.concept for entry in entries], locks)
         return apply_stack(studio.model, entries), clip
+
+
+@dataclass(frozen=True)
+class Templated(Perfusion):
+    """Perfusion as the paper trains it: templates around the placeholder, and no captions that say
+    what else each picture shows."""
+
+    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
+        super().train(studio, replace(subject, captions=()), file)

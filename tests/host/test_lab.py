@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +18,7 @@ import torch
 from demo import model as small
 from demo import studio as studio_module
 from demo.judge import load_judge
+from demo.lab import __main__ as command
 from demo.lab import methods, recipe, rejected, tuning
 from demo.lab.ablations import FULL, QUICK, ablations
 from demo.lab.exams import FolderExam, Likeness, WorldExam, features
@@ -427,9 +427,9 @@ def test_the_rate_of_a_word_is_tried_apart_from_that_of_what_is_learned_beside_i
 def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
     """Runs the command in this process, on a small studio."""
     monkeypatch.setattr(sys, "argv", ["lab", *options])
-    monkeypatch.setattr("demo.hosting.import_host", lambda: None)
+    monkeypatch.setattr(command, "import_host", lambda: None)
     monkeypatch.setattr("demo.studio.Studio", lambda: studio)
-    runpy.run_module("demo.lab", run_name="__main__")
+    command.main()
 
 
 @pytest.mark.slow
@@ -492,7 +492,7 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     table = (docs / "results.md").read_text()
     assert (tmp_path / "out" / "lab.md").read_text() in table
     assert "| Perfusion |" in table
-    assert "a higher bias weakens the concept" in table
+    assert "a bias of 0.8 weakens the concept more than 0.4" in table
 
     lab(monkeypatch, studio, *common, "--out", str(tmp_path / "again"))
     assert " to do," not in capsys.readouterr().out  # nothing was done again

@@ -349,6 +349,9 @@ def test_in_half_precision_only_the_result_is_rounded(dtype: torch.dtype, concep
     close(gates, edit.gates(context.double()), 1e-5)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.amp, "is_autocast_available"), reason="before 2.4 torch says it of no device"
+)
 def test_a_device_without_autocast_is_not_asked_to_turn_it_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
