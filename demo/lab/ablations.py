@@ -160,8 +160,8 @@ def ablations(scale: Scale, steps: int, masks: bool = True) -> list[Ablation]:
         insert: sweep(insert, Substituted(steps), "strength", scale.strengths, insert=insert)
         for insert in ("swap", "ungated")
     }
-    # Within the biases that the paper uses. Far below them gates open for words that have nothing to
-    # do with the concept: at 0.2 by a fifth, and the picture falls apart.
+    # Within the biases that the paper uses. Far below them gates open for words that have nothing
+    # to do with the concept: at 0.2 by a fifth, and the picture falls apart.
     low, high = (own[scale.biases.index(bias)].name for bias in (0.4, 0.8))
     found = [
         Ablation(
