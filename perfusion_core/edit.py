@@ -6,15 +6,20 @@ For a context e [..., T, d] and a projection W the edited output is
 
     h = W (e - I c(e)) + sum_j g_j(e) o_j          I = [i_1 .. i_J], c = G^-1 b, b_j = u_j . e
 
-with the target input i_j, u_j = C^-1 i_j, G_jk = u_j . i_k, the gate g_j = sigmoid((s_j - bias_j) /
-temperature_j) and the similarity s_j = b_j / G_jj. The locked key is o_j = W_K p_j, the learned
-value o_j = W_V p_j + D_j, with the encoding p_j of the superclass word. All but D_j goes through W,
-so
+with the target input i_j, u_j = C^-1 i_j, G_jk = u_j . i_k and the gate g_j = sigmoid((s_j - bias_j)
+/ temperature_j). The locked key is o_j = W_K p_j, the learned value o_j = W_V p_j + D_j, with the
+encoding p_j of the superclass word. All but D_j goes through W, so
 
     e' = e - I c(e) + sum_j g_j p_j        key = W_K e'        value = W_V e' + sum_j g_j D_j
 
 and one edited context e', computed once, serves the keys and the values of every layer: the layers'
 own forwards run on it unchanged, whatever LoRA, bias or quantisation they carry.
+
+The similarity s is c itself. With one concept that is the paper's s = b / G. With several the paper
+has s_j = b_j / G_jj, each as if it were alone, so that one concept's word also opens the gates of
+those that resemble it: at a correlation of 0.3 a gate of a third, and the other's colours in the
+picture. c_j is what of e is concept j once the others have their share: 1 at its own word, 0 at
+theirs.
 
 Under the global key lock the keys come from the encoding e_s [..., T, d] of the same prompt with
 the superclass words in the concepts' places, aligned position by position: key = W_K e_s. Concepts
@@ -24,7 +29,7 @@ that are locked locally are then edited within e_s.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -40,6 +45,9 @@ logger = logging.getLogger(__name__)
 # Eigenvalues of the correlations between concepts below this count as zero. At 1e-3 two concepts
 # correlate at 0.999: inverting further would amplify fp16's rounding of the context a thousandfold.
 PARALLEL_CUTOFF = 1e-3
+# In the similarity, eigenvalues are raised to this: concepts that correlate above 0.95 share a word
+# more and more, down to halves at 1, where the prompt's own variation would else decide which it is.
+LEAST_APART = 0.05
 
 # Since torch 2.4 it says of any device whether autocast is on.
 _TELLS_DEVICES = hasattr(torch.amp, "is_autocast_available")
@@ -137,14 +145,18 @@ class GatedEdit:
     @cached_property
     def mixing(self) -> Tensor:
         """M [J, J] in float64 with c(e) = M b(e); see `mixing_matrix`."""
-        gram = self.whitened.detach().double() @ self.target_inputs.detach().double().T
-        return mixing_matrix(gram, [s.strength for s in self.settings], self.names)
+        return mixing_matrix(self._gram, [s.strength for s in self.settings], self.names)
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        """G [J, J] in float64."""
+        return self.whitened.detach().double() @ self.target_inputs.detach().double().T
 
     def similarity(self, context: Tensor) -> Tensor:
-        """s [..., T, J] of a context [..., T, d]: 1 at the target input."""
+        """s [..., T, J] of a context [..., T, d]: 1 at the target input, 0 at the others'."""
         with _exactly(context):
             own = self._on(context)
-            return _fine(context) @ own.whitened.T / own.norms
+            return _fine(context) @ own.whitened.T @ own.similar
 
     def gates(self, context: Tensor) -> Tensor:
         """g [..., T, J] of a context [..., T, d], between 0 and 1, without the strength."""
@@ -177,7 +189,7 @@ class GatedEdit:
             own = self._on(context)
             fine = _fine(context)
             projected = fine @ own.whitened.T
-            weights = own.strengths * self.gates_at(projected / own.norms)
+            weights = own.strengths * self.gates_at(projected @ own.similar)
             # e - I c + sum g_j p_j in one product: it is done in every pass, on few numbers.
             moves = torch.cat([projected, weights], dim=-1).flatten(end_dim=-2)
             edited = torch.addmm(fine.flatten(end_dim=-2), moves, own.moves)
@@ -238,7 +250,7 @@ class GatedEdit:
         inputs, whitened = self.target_inputs.double(), self.whitened.double()
         return _Tensors(
             whitened=moved(whitened),
-            norms=moved((whitened * inputs).sum(dim=1)),
+            similar=moved(similarity_matrix(self._gram, [s.strength for s in self.settings]).T),
             moves=moved(torch.cat([-self.mixing.T @ inputs, self.superclasses.cpu().double()])),
             biases=row("bias"),
             temperatures=row("temperature"),
@@ -250,10 +262,10 @@ class GatedEdit:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """u [J, d], G_jj [J], -M^T I^T over p [2 J, d], the sliders [J], the global lock's strength."""
+    """u [J, d], S^T [J, J], -M^T I^T over p [2 J, d], the sliders [J], the global lock's strength."""
 
     whitened: Tensor
-    norms: Tensor
+    similar: Tensor
     moves: Tensor
     biases: Tensor
     temperatures: Tensor
@@ -295,30 +307,77 @@ def mixing_matrix(gram: Tensor, strengths: Sequence[float], names: Sequence[str]
         strengths: J numbers >= 0.
         names: what to call the concepts in a warning.
     """
+    return _averaged(
+        gram, strengths, lambda block, members: _stable_inverse(block, [names[j] for j in members])
+    )
+
+
+def similarity_matrix(gram: Tensor, strengths: Sequence[float]) -> Tensor:
+    """S [J, J] with s = S b, for concepts of any strengths.
+
+    With equal strengths S = G^-1, so that s_j is the coordinate of e along i_j beside the other
+    concepts; with one concept s = b / G, as in the paper. Otherwise the coordinate is averaged over
+    the levels of strength up to the concept's own, as in `mixing_matrix`: an absent concept takes
+    nothing from the others, and a weak one little. A concept at 0 has the similarity that it comes
+    in with.
+
+    Args:
+        gram: G [J, J] in float64.
+        strengths: J numbers >= 0.
+    """
+    similar = _averaged(gram, strengths, lambda block, _: _blunt_inverse(block))
+    for j, strength in enumerate(strengths):
+        similar[j] = similar[j] / strength if strength > 0 else _blunt_inverse(gram)[j]
+    return similar
+
+
+def _averaged(
+    gram: Tensor,
+    strengths: Sequence[float],
+    inverse: Callable[[Tensor, Sequence[int]], Tensor],
+) -> Tensor:
+    """sum_k (t_k - t_k+1) G_{A_k}^-1 of `mixing_matrix`.
+
+    Args:
+        inverse: of the block of G that belongs to some concepts, and their numbers.
+    """
     mixed = torch.zeros_like(gram)
     levels = sorted({t for t in strengths if t > 0}, reverse=True)
     for level, below in pairwise([*levels, 0.0]):
         members = [j for j, t in enumerate(strengths) if t >= level]
         block = torch.tensor(members, device=gram.device)
-        inverse = _stable_inverse(gram[block][:, block], [names[j] for j in members])
-        mixed[block[:, None], block] += (level - below) * inverse
+        of_block = gram[block][:, block]
+        inverted = inverse(of_block, members) if len(members) > 1 else of_block.reciprocal()
+        mixed[block[:, None], block] += (level - below) * inverted
     return mixed
 
 
 def _stable_inverse(gram: Tensor, names: Sequence[str]) -> Tensor:
     """G^-1, or its pseudo-inverse and a warning where concepts are all but parallel."""
-    scale = gram.diagonal().rsqrt()
-    if len(names) == 1:
-        return (scale * scale)[:, None]
-    # Equilibrated first, so that the cutoff speaks of angles and not of the concepts' norms.
-    correlations = scale[:, None] * gram * scale
-    eigenvalues, vectors = torch.linalg.eigh((correlations + correlations.T) / 2)
+    scale, correlations, eigenvalues, vectors = _by_angles(gram)
     kept = eigenvalues >= PARALLEL_CUTOFF
     if not bool(kept.all()):
         _warn_of_parallel(correlations, names)
     inverted = torch.where(kept, eigenvalues, 1.0).reciprocal() * kept
-    inverse: Tensor = (vectors * inverted) @ vectors.T
-    return scale[:, None] * inverse * scale
+    inverse: Tensor = scale[:, None] * ((vectors * inverted) @ vectors.T) * scale
+    return inverse
+
+
+def _blunt_inverse(gram: Tensor) -> Tensor:
+    """G^-1, its eigenvalues at most 1 / LEAST_APART."""
+    scale, _, eigenvalues, vectors = _by_angles(gram)
+    inverted = eigenvalues.clamp(min=LEAST_APART).reciprocal()
+    inverse: Tensor = scale[:, None] * ((vectors * inverted) @ vectors.T) * scale
+    return inverse
+
+
+def _by_angles(gram: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """G = diag(1 / scale) R diag(1 / scale): scale [J], the correlations R, its eigenvalues [J] and
+    eigenvectors [J, J]. So cutoffs speak of angles and not of the concepts' norms."""
+    scale = gram.diagonal().rsqrt()
+    correlations = scale[:, None] * gram * scale
+    eigenvalues, vectors = torch.linalg.eigh((correlations + correlations.T) / 2)
+    return scale, correlations, eigenvalues, vectors
 
 
 def _warn_of_parallel(correlations: Tensor, names: Sequence[str]) -> None:
@@ -326,8 +385,8 @@ def _warn_of_parallel(correlations: Tensor, names: Sequence[str]) -> None:
     first, second = divmod(int(off_diagonal.argmax()), len(names))
     logger.warning(
         "Perfusion: the concepts %s and %s are all but the same direction to the text encoder "
-        "(correlation %.4f), so one prompt word triggers both. Use one of them, or lower the "
-        "strength of one.",
+        "(correlation %.4f), so a prompt word cannot tell them apart and neither acts in "
+        "full. Use one of them, or set the strength of one to 0.",
         names[first],
         names[second],
         float(correlations[first, second]),

@@ -84,7 +84,7 @@ def tapped(model: Any) -> Any:
 def reference(
     weight: torch.Tensor, context: torch.Tensor, stack: Iterable[ConceptEntry], path: str | None
 ) -> torch.Tensor:
-    """Eq. 4 as the paper writes it, in float64: h = W e_perp + sum_j g_j o_j. No path: keys."""
+    """Eq. 4 in float64: h = W e_perp + sum_j g_j o_j, gates at e's coordinates. No path: keys."""
     w, e = weight.double(), context.double()
     stack = list(stack)
     concepts = [entry.concept for entry in stack]
@@ -94,8 +94,7 @@ def reference(
     shares = torch.linalg.solve(gram, (e @ whitened).mT).mT
     h = (e - shares @ inputs.T) @ w.T
     for j, (entry, concept) in enumerate(zip(stack, concepts, strict=True)):
-        similarity = e @ whitened[:, j] / gram[j, j]
-        gate = torch.sigmoid((similarity - entry.settings.bias) / entry.settings.temperature)
+        gate = torch.sigmoid((shares[..., j] - entry.settings.bias) / entry.settings.temperature)
         output = w @ concept.superclass_encoding.double()
         if path is not None:
             output = output + concept.values[path].double()

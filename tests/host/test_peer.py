@@ -68,12 +68,15 @@ class Setting:
         return edit_module(linear, self.C.to(dtype), self.i.to(dtype), outputs, keys, cholesky)
 
     def reference(self, outputs: Tensor) -> Tensor:
-        """Appendix B: e less its projection, in the C^-1 product, on the span of the concepts."""
+        """Appendix B: e less its projection, in the C^-1 product, on the span of the concepts.
+
+        Gates are at e's coordinates in that span, with one concept the paper's similarity.
+        """
         whitened = torch.linalg.solve_triangular(self.root, self.e.mT, upper=False).mT
         inputs = torch.linalg.solve_triangular(self.root, self.i.mT, upper=False)
-        Q = torch.linalg.qr(inputs)[0]
+        Q, R = torch.linalg.qr(inputs)
         h = (whitened - whitened @ Q @ Q.T) @ self.root.T @ self.W.T
-        similarity = whitened @ inputs / inputs.square().sum(dim=0)
+        similarity = torch.linalg.solve_triangular(R, (whitened @ Q).mT, upper=True).mT
         gates = torch.sigmoid((similarity - GIVEN.bias) / GIVEN.temperature)
         return h + gates @ outputs
 

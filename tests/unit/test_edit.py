@@ -83,19 +83,36 @@ def eq3(e: Tensor, W: Tensor, i: Tensor, o: Tensor, C: Tensor, given: ConceptSet
 
 
 def appendix_b(
-    e: Tensor, W: Tensor, i: Tensor, o: Tensor, C: Tensor, given: list[ConceptSettings]
+    e: Tensor,
+    W: Tensor,
+    i: Tensor,
+    o: Tensor,
+    C: Tensor,
+    given: list[ConceptSettings],
+    similarity: Tensor | None = None,
 ) -> Tensor:
-    """Several concepts at strength 1: Cholesky of C^-1, QR of the whitened inputs, projection."""
+    """Several concepts at strength 1: Cholesky of C^-1, QR of the whitened inputs, projection.
+
+    Gates at `similarity` [..., J], which is by default `coordinates`.
+    """
     inverse = torch.linalg.inv(C)
     L = torch.linalg.cholesky(inverse)  # C^-1 = L L^T
     Q = torch.linalg.qr(L.T @ i.T)[0]
     whitened = e @ L
     perpendicular = torch.linalg.solve(L.T, (whitened - whitened @ Q @ Q.T).mT).mT
     h = perpendicular @ W.T
+    similarity = coordinates(e, i, C) if similarity is None else similarity
     for j, one in enumerate(given):
-        s = (e @ inverse @ i[j]) / (i[j] @ inverse @ i[j])
+        s = similarity[..., j]
         h = h + torch.sigmoid((s - one.bias) / one.temperature)[..., None] * o[j]
     return h
+
+
+def coordinates(e: Tensor, i: Tensor, C: Tensor) -> Tensor:
+    """How much of each concept is in e [..., J]: least squares in the C^-1 inner product."""
+    L = torch.linalg.cholesky(torch.linalg.inv(C))
+    flat = (e @ L).reshape(-1, e.shape[-1])
+    return torch.linalg.lstsq(L.T @ i.T, flat.T).solution.T.reshape(*e.shape[:-1], len(i))
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -119,15 +136,18 @@ def test_one_concept_is_equation_3(
 
 
 @pytest.mark.parametrize("concepts", [1, 2, 3, 8])
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8, 0.95])
 def test_several_concepts_are_appendix_b(concepts: int, correlation: float) -> None:
     world = World(concepts, correlation=correlation)
     given_ = [ConceptSettings(0.4 + 0.05 * j, 0.1 + 0.02 * j) for j in range(concepts)]
     context = world.context(2, 77)
-    keys, values = layer(world, world.edit(*given_), context)
+    edit = world.edit(*given_)
+    keys, values = layer(world, edit, context)
     locked = world.p @ world.W_K.T
-    close(keys, appendix_b(context, world.W_K, world.i, locked, world.C, given_), 1e-8)
-    close(values, appendix_b(context, world.W_V, world.i, world.values, world.C, given_), 1e-8)
+    # The gates of concepts that are nearly one are blunted; the projection is not.
+    s = edit.similarity(context) if correlation > 0.9 else None
+    close(keys, appendix_b(context, world.W_K, world.i, locked, world.C, given_, s), 1e-8)
+    close(values, appendix_b(context, world.W_V, world.i, world.values, world.C, given_, s), 1e-8)
 
 
 def test_a_sum_of_single_projections_would_be_wrong() -> None:
@@ -146,8 +166,36 @@ def test_a_sum_of_single_projections_would_be_wrong() -> None:
 def test_the_similarity_is_1_at_the_target_input_and_the_gate_half_open_at_the_bias() -> None:
     world = World(3)
     edit = world.edit(*[ConceptSettings(bias=b, temperature=0.1) for b in (0.3, 0.6, 1.0)])
-    torch.testing.assert_close(edit.similarity(world.i).diagonal(), torch.ones(3).double())
+    torch.testing.assert_close(edit.similarity(world.i), torch.eye(3).double())
     torch.testing.assert_close(edit.gates(0.6 * world.i)[1, 1], torch.tensor(0.5).double())
+
+
+def test_a_concepts_word_does_not_open_the_gate_of_one_that_resembles_it() -> None:
+    """As teddy* did with car*: each alone, its similarity at the other's word was 0.2 to 0.5."""
+    world = World(2, correlation=0.8)
+    inverse = torch.linalg.inv(world.C)
+    alone = (world.i[0] @ inverse @ world.i[1]) / (world.i[1] @ inverse @ world.i[1])
+    assert alone > 0.5
+    gates = world.edit(ConceptSettings(), ConceptSettings()).gates(world.i)
+    closed = torch.sigmoid(torch.tensor(-ConceptSettings().bias / ConceptSettings().temperature))
+    assert float(gates[0, 1]) == pytest.approx(float(closed), rel=1e-6)
+    assert float(gates[1, 0]) == pytest.approx(float(closed), rel=1e-6)
+
+
+@pytest.mark.parametrize("distance", [0.5, 0.1, 1e-2, 1e-4, 0])
+def test_the_likeness_of_one_word_for_two_concepts_is_shared_between_them(distance: float) -> None:
+    """It neither grows without bound nor jumps where they are all but one direction."""
+    world = World(2, correlation=0.0)
+    world.i[1] = world.i[0] + distance * world.i[1]
+    on = ConceptSettings()
+    edit = world.edit(on, on)
+    (own, other), (_, others_own) = edit.similarity(world.i).tolist()
+    assert 0.49 < own < 1.01 and 0.49 < others_own < 1.01
+    assert -0.01 < other < 0.51
+    # Variation of the word that is not about the concepts is not blown up.
+    noise = 0.1 * world.random(100, D) @ world.root.T
+    alone = world.edit(on, ConceptSettings(strength=0)).similarity(noise)[:, 0]
+    assert float(edit.similarity(noise).std()) < 6 * float(alone.std())
 
 
 @property_test
@@ -216,24 +264,33 @@ def test_a_concept_at_strength_0_is_exactly_absent() -> None:
 @property_test
 @given(seeds, st.lists(st.sampled_from([0.0, 0.3, 0.8, 1.0, 1.5]), min_size=3, max_size=3))
 def test_mixed_strengths_are_the_average_over_levels(seed: int, strengths: list[float]) -> None:
-    """Integrate over a level t in 0..2: at each, the concepts of strength > t take part in full."""
+    """Integrate over a level t in 0..2: at each, the concepts of strength > t take part in full.
+
+    Gates are at the coordinate that is averaged over the levels up to the concept's own.
+    """
     world = World(3, seed)
     context = world.context(8)
     sliders = [ConceptSettings(0.5, 0.2, t) for t in strengths]
     keys, values = layer(world, world.edit(*sliders), context)
     levels = 20
+    among = [
+        [j for j, t in enumerate(strengths) if t > (step + 0.5) / levels]
+        for step in range(2 * levels)
+    ]
+    similarity = torch.zeros(8, 3, dtype=torch.float64)
+    for members in filter(None, among):
+        similarity[:, members] += coordinates(context, world.i[members], world.C) / levels
+    similarity /= torch.tensor(strengths, dtype=torch.float64).clamp(min=1e-9)
     for W, o, actual in (
         (world.W_K, world.p @ world.W_K.T, keys),
         (world.W_V, world.values, values),
     ):
         plain = context @ W.T
         expected = plain.clone()
-        for step in range(2 * levels):
-            among = [j for j, t in enumerate(strengths) if t > (step + 0.5) / levels]
-            if among:
-                few = [sliders[j] for j in among]
-                full = appendix_b(context, W, world.i[among], o[among], world.C, few)
-                expected += (full - plain) / levels
+        for members in filter(None, among):
+            few, s = [sliders[j] for j in members], similarity[:, members]
+            full = appendix_b(context, W, world.i[members], o[members], world.C, few, s)
+            expected += (full - plain) / levels
         close(actual, expected, 1e-8)
 
 
