@@ -6,9 +6,9 @@ For a context e [..., T, d] and a projection W the edited output is
 
     h = W (e - I c(e)) + sum_j g_j(e) o_j          I = [i_1 .. i_J], c = G^-1 b, b_j = u_j . e
 
-with the target input i_j, u_j = C^-1 i_j, G_jk = u_j . i_k and the gate g_j = sigmoid((s_j - bias_j)
-/ temperature_j). The locked key is o_j = W_K p_j, the learned value o_j = W_V p_j + D_j, with the
-encoding p_j of the superclass word. All but D_j goes through W, so
+with the target input i_j, u_j = C^-1 i_j, G_jk = u_j . i_k and the gate
+g_j = sigmoid((s_j - bias_j) / temperature_j). The locked key is o_j = W_K p_j, the learned value
+o_j = W_V p_j + D_j, with the encoding p_j of the superclass word. All but D_j goes through W, so
 
     e' = e - I c(e) + sum_j g_j p_j        key = W_K e'        value = W_V e' + sum_j g_j D_j
 
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 # correlate at 0.999: inverting further would amplify fp16's rounding of the context a thousandfold.
 PARALLEL_CUTOFF = 1e-3
 # In the similarity, eigenvalues are raised to this: concepts that correlate above 0.95 share a word
-# more and more, down to halves at 1, where the prompt's own variation would else decide which it is.
+# more and more, down to halves at 1. Else the prompt's own variation would decide whose word it is.
 LEAST_APART = 0.05
 
 # Since torch 2.4 it says of any device whether autocast is on.
@@ -262,7 +262,7 @@ class GatedEdit:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """u [J, d], S^T [J, J], -M^T I^T over p [2 J, d], the sliders [J], the global lock's strength."""
+    """u [J, d], S^T [J, J], -M^T I^T over p [2 J, d], sliders [J], the global lock's strength."""
 
     whitened: Tensor
     similar: Tensor

@@ -126,7 +126,9 @@ def main() -> None:
         return
 
     scale, steps = FULL if args.full else QUICK, args.steps or STEPS
-    wanted = ablations(scale, steps, masks=all(s.masks is not None for s in lab.subjects))
+    couples = [] if args.concept else couples_of(lab.subjects)
+    masks = all(s.masks is not None for s in lab.subjects)
+    wanted = ablations(scale, steps, masks, bool(couples))
     known = [ablation.name for ablation in wanted] + [RIVALS]
     unknown = set(args.only or ()) - set(known)
     if unknown:
@@ -138,19 +140,19 @@ def main() -> None:
         for method in METHODS:
             one = method() if args.steps is None else method(args.steps)
             contenders[one.title] = sweep(one.title, one, "strength", scale.strengths)
-    couples = [] if args.concept else couples_of(lab.subjects)
 
+    pairs = sum(len(ablation.variants) for ablation in chosen if ablation.composed)
     lab.expect(
         [
-            *(variant for ablation in chosen for variant in ablation.variants),
+            *(v for ablation in chosen if not ablation.composed for v in ablation.variants),
             *(variant for variants in contenders.values() for variant in variants),
         ],
-        couples=len(couples) * len(contenders),
+        couples=len(couples) * (len(contenders) + pairs),
     )
     report = Report(args.out, lab.exam.identity, about(args, lab, steps))
     for ablation in chosen:
         print(f"{ablation.name} ...", flush=True)
-        report.add_ablation(lab, ablation)
+        report.add_ablation(lab, ablation, couples)
         report.write(lab, time.monotonic() - begun)
     if contenders:
         compare(lab, report, contenders, couples)

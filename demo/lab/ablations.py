@@ -15,6 +15,7 @@ import numpy as np
 from perfusion_core.settings import KeyLock
 
 from .figures import Estimate, Point, Statistic, estimate, hypervolume
+from .gates import PUBLISHED, WithPublishedGates
 from .methods import Method, Perfusion, Templated
 from .rejected import Substituted
 
@@ -38,7 +39,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Claim:
-    """A direction that the paper reports.
+    """A direction to hold against what is measured: one that the paper reports, or our own.
 
     Attributes:
         text: in words.
@@ -78,11 +79,16 @@ FIGURES: Mapping[Measure, Statistic] = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """Variants to compare, by what they are called in the plot, and what the paper says of them."""
+    """Variants to compare, by what they are called in the plot, and what is said of them.
+
+    Attributes:
+        composed: measured on two subjects in one picture; identity is then that of both.
+    """
 
     name: str
     series: Mapping[str, Sequence[Variant]]
     claims: Sequence[Claim]
+    composed: bool = False
 
     @property
     def variants(self) -> list[Variant]:
@@ -127,12 +133,13 @@ def ours(scale: Scale, steps: int) -> list[Variant]:
     return sweep("Perfusion", Perfusion(steps), "bias", scale.biases)
 
 
-def ablations(scale: Scale, steps: int, masks: bool = True) -> list[Ablation]:
-    """Every ablation of the paper.
+def ablations(scale: Scale, steps: int, masks: bool = True, couples: bool = True) -> list[Ablation]:
+    """Every ablation of the paper, and one of ours.
 
     Args:
         steps: of each training.
         masks: whether the subjects have exact masks.
+        couples: whether there are two subjects to compose.
     """
     own = ours(scale, steps)
 
@@ -155,6 +162,9 @@ def ablations(scale: Scale, steps: int, masks: bool = True) -> list[Ablation]:
     }
     locked_globally = sweep(
         "global lock", Perfusion(steps), "bias", scale.biases, key_lock=KeyLock.GLOBAL
+    )
+    published = sweep(
+        "published gates", WithPublishedGates(steps), "bias", scale.biases, gates=PUBLISHED
     )
     substituted = {
         insert: sweep(insert, Substituted(steps), "strength", scale.strengths, insert=insert)
@@ -252,6 +262,20 @@ def ablations(scale: Scale, steps: int, masks: bool = True) -> list[Ablation]:
                 )
             ],
         ),
+        Ablation(
+            "gates of two",
+            {"gates at coordinates": own, "published gates": published},
+            [
+                Claim(
+                    "(ours) two concepts are both there more often where gates open at coordinates "
+                    "than where each gate opens as if its concept were alone",
+                    "identity",
+                    _names(own),
+                    _names(published),
+                )
+            ],
+            composed=True,
+        ),
         *(
             Ablation(
                 {"swap": "swapped in", "ungated": "inserted ungated"}[insert],
@@ -269,4 +293,8 @@ def ablations(scale: Scale, steps: int, masks: bool = True) -> list[Ablation]:
             )
         ),
     ]  # fmt: skip
-    return [ablation for ablation in found if masks or ablation.name != "mask"]
+    return [
+        ablation
+        for ablation in found
+        if (masks or ablation.name != "mask") and (couples or not ablation.composed)
+    ]

@@ -26,21 +26,48 @@ def results(found: Mapping[str, Any]) -> str:
     )
 
 
+# What must be the same of two runs to stand in one table.
+SAME = ("subjects", "pictures_a_point", "steps", "batch", "identity", "world")
+
+
 def publish(out: Path, docs: Path = DOCS) -> int:
     """Copy a run's results from `out`, in place of those before; returns the pictures' bytes.
 
-    Raises ValueError when the pictures are too large for a repository.
+    Of a run of some ablations alone (`--only`), these take the place of the same ones, and all else
+    stays.
+
+    Raises ValueError when the pictures are too large for a repository, or a part does not go with
+    what is there.
     """
-    text = (out / "lab.json").read_text(encoding="utf-8")
-    found = json.loads(text)
-    size = sum((out / plot).stat().st_size for plot in found["plots"])
+    found = json.loads((out / "lab.json").read_text(encoding="utf-8"))
+    fresh = found["plots"]
+    if not found["methods"] and (docs / "lab.json").is_file():
+        found = _with_parts(json.loads((docs / "lab.json").read_text(encoding="utf-8")), found)
+    sizes = [((out if plot in fresh else docs) / plot).stat().st_size for plot in found["plots"]]
+    size = sum(sizes)
     if size > BUDGET:
         raise ValueError(f"the pictures have {size:,} bytes, more than the {BUDGET:,} they may")
     docs.mkdir(parents=True, exist_ok=True)
     for before in docs.glob("lab_*"):
-        before.unlink()
-    for plot in found["plots"]:
+        if before.name in fresh or before.name not in found["plots"]:
+            before.unlink()
+    for plot in fresh:
         shutil.copyfile(out / plot, docs / plot)
-    write_atomic(docs / "lab.json", text)
+    write_atomic(docs / "lab.json", json.dumps(found, indent=1) + "\n")
     write_atomic(docs / "results.md", results(found))
     return size
+
+
+def _with_parts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was published, with the ablations of another run, which say of which."""
+    unlike = [name for name in SAME if before.get(name) != found.get(name)]
+    if unlike:
+        raise ValueError(
+            f"a part of another kind of run cannot be published beside what is in docs/lab: "
+            f"{', '.join(unlike)} differ. Publish a whole run (without --only)."
+        )
+    run = {name: found[name] for name in ("command", "date", "machine")}
+    parts = {ablation["name"]: {**ablation, "run": run} for ablation in found["ablations"]}
+    ablations = {ablation["name"]: ablation for ablation in before["ablations"]} | parts
+    plots = [plot for plot in found["plots"] if plot not in before["plots"]]
+    return {**before, "ablations": list(ablations.values()), "plots": [*before["plots"], *plots]}

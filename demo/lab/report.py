@@ -88,10 +88,19 @@ class Report:
     comparison: dict[str, Any] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)
 
-    def add_ablation(self, lab: Lab, ablation: Ablation) -> None:
-        """Measure an ablation, plot it, say what it says."""
+    def add_ablation(self, lab: Lab, ablation: Ablation, couples: Sequence[Couple] = ()) -> None:
+        """Measure an ablation, plot it, say what it says.
+
+        Args:
+            couples: the subjects of one that is composed.
+        """
+
+        def measured_of(variant: Variant) -> Point:
+            return lab.both(variant, couples) if ablation.composed else lab.point(variant)
+
         series = {
-            label: [lab.point(v) for v in variants] for label, variants in ablation.series.items()
+            label: [measured_of(variant) for variant in variants]
+            for label, variants in ablation.series.items()
         }
         points = {point.name: point for measured in series.values() for point in measured}
         claims = []
@@ -107,7 +116,7 @@ class Report:
                     "verdict": difference.verdict,
                 }
             )
-        self._plot(ablation.name, series)
+        self._plot(ablation.name, series, "both identities" if ablation.composed else "")
         self.ablations.append(
             {
                 "name": ablation.name,
@@ -143,9 +152,9 @@ class Report:
             "plots": self.plots,
         }
 
-    def _plot(self, name: str, series: Mapping[str, Sequence[Point]]) -> None:
+    def _plot(self, name: str, series: Mapping[str, Sequence[Point]], identity: str = "") -> None:
         file = f"lab_{name.replace(' ', '_')}.png"
-        pareto(name, self.identity, series, self.out / file)
+        pareto(name, identity or self.identity, series, self.out / file)
         self.plots.append(file)
 
 

@@ -33,7 +33,7 @@ def tables(found: Mapping[str, Any]) -> str:
         lines += ["", f"{found['from_other_code']} values were measured with another state of "
                   "the code (`--fresh` measures them again)."]  # fmt: skip
     if found["ablations"]:
-        lines += _of_ablations(found["ablations"])
+        lines += [*_of_ablations(found["ablations"]), *_measured_again(found["ablations"])]
     if found["methods"]:
         lines += [*_of_methods(found["methods"]), *_of_comparison(found["comparison"])]
     lines += ["", *(f"![{file}]({file})" for file in found["plots"])]
@@ -43,7 +43,7 @@ def tables(found: Mapping[str, Any]) -> str:
 def _of_ablations(ablations: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "",
-        "| the paper says | here | difference | interval | subjects that say so |",
+        "| what is claimed | here | difference | interval | subjects (or couples) that say so |",
         "|---|---|---|---|---|",
     ]
     for ablation in ablations:
@@ -56,6 +56,19 @@ def _of_ablations(ablations: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"| {sum(value > 0 for value in apart)} of {len(apart)} |"
             )
     return lines
+
+
+def _measured_again(ablations: Sequence[Mapping[str, Any]]) -> list[str]:
+    runs: dict[str, list[str]] = {}
+    for ablation in ablations:
+        if "run" in ablation:
+            run = ablation["run"]
+            told = f"`{run['command']}`, {run['date']}, {run['machine']}"
+            runs.setdefault(told, []).append(ablation["name"])
+    return [
+        line for told, names in runs.items() for line in ("", f"Of another run ({told}): "
+        f"{', '.join(names)}.")
+    ]  # fmt: skip
 
 
 def _of_methods(methods: Sequence[Mapping[str, Any]]) -> list[str]:

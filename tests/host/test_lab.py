@@ -23,6 +23,7 @@ from demo.lab import methods, recipe, rejected, tuning
 from demo.lab.ablations import FULL, QUICK, ablations
 from demo.lab.exams import FolderExam, Likeness, WorldExam, features
 from demo.lab.figures import Point
+from demo.lab.gates import PublishedGates, WithPublishedGates
 from demo.lab.methods import Method, Perfusion
 from demo.lab.rejected import Substituted, SwappedEdit, UngatedEdit
 from demo.lab.rivals import RIVALS as RIVAL_METHODS
@@ -162,6 +163,19 @@ class TestRejectedDesigns:
         at = edit.prepare(i[None, None])
         torch.testing.assert_close((at.keys @ W.T)[0, 0], W @ p)
 
+    def test_the_published_gates_open_as_if_each_concept_were_alone(
+        self, parts: dict[str, torch.Tensor]
+    ) -> None:
+        e, i, p = (parts[name] for name in "eip")
+        u = i @ parts["C_inverse"]
+        sliders = [ConceptSettings(0.5, 0.1, 0.7)] * len(i)
+        own, published = GatedEdit(i, u, p, sliders), PublishedGates(i, u, p, sliders)
+        alone = (e @ u.T) / (u * i).sum(dim=1)
+        torch.testing.assert_close(published.similarity(e), alone)
+        gates = torch.sigmoid((alone - 0.5) / 0.1)
+        torch.testing.assert_close(published.prepare(e).weights, 0.7 * gates)
+        assert (own.similarity(e) - alone).abs().max() > 0.01
+
     def test_swapped_while_it_trains(self, studio: Studio, berry: Subject) -> None:
         """The loss under substitution is that of the network fed with substituted encodings."""
         groups = studio.groups(berry.pictures)
@@ -203,8 +217,18 @@ def test_the_rivals_loss_is_ours_without_an_edit(studio: Studio, berry: Subject)
         (Substituted(2), {"insert": "swap"}),
         (Substituted(2), {"insert": "ungated"}),
         (Perfusion(2, masked=True), {"bias": 0.3}),
+        (WithPublishedGates(2), {"bias": 0.3}),
     ],
-    ids=["inversion", "lora", "keys-values", "dreambooth", "swap", "ungated", "perfusion"],
+    ids=[
+        "inversion",
+        "lora",
+        "keys-values",
+        "dreambooth",
+        "swap",
+        "ungated",
+        "perfusion",
+        "published-gates",
+    ],
 )
 def test_a_method_trains_samples_and_leaves_the_model_alone(
     studio: Studio, berry: Subject, royal: Subject, tmp_path: Path, method: Method, use: Any
@@ -281,6 +305,7 @@ def test_the_lab_trains_as_the_demos_graph_says(
     for caption, background in zip(berry.captions, BACKGROUNDS, strict=True):
         assert f"on a {background} background" in caption
     assert Substituted().key["training"] == Perfusion().key["training"]
+    assert WithPublishedGates().key == Perfusion().key
 
 
 def test_every_method_sees_the_same_captions(
@@ -325,6 +350,8 @@ def test_every_claim_compares_as_many_points_on_both_sides(scale: Any) -> None:
             assert not {*claim.better} & {*claim.worse}
     names = {ablation.name for ablation in found}
     assert names - {a.name for a in ablations(scale, steps=1, masks=False)} == {"mask"}
+    without = {a.name for a in ablations(scale, steps=1, couples=False)}
+    assert names - without == {"gates of two"}
 
 
 def test_every_way_of_training_is_one_that_training_knows() -> None:

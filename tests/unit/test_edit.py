@@ -190,7 +190,8 @@ def test_the_likeness_of_one_word_for_two_concepts_is_shared_between_them(distan
     on = ConceptSettings()
     edit = world.edit(on, on)
     (own, other), (_, others_own) = edit.similarity(world.i).tolist()
-    assert 0.49 < own < 1.01 and 0.49 < others_own < 1.01
+    assert 0.49 < own < 1.01
+    assert 0.49 < others_own < 1.01
     assert -0.01 < other < 0.51
     # Variation of the word that is not about the concepts is not blown up.
     noise = 0.1 * world.random(100, D) @ world.root.T

@@ -102,7 +102,7 @@ def test_a_page_says_how_it_was_measured_and_what_was_found() -> None:
 
 
 def test_what_was_not_measured_and_ratios_to_0_are_said() -> None:
-    assert "the paper says" not in tables({**FOUND, "ablations": []})
+    assert "what is claimed" not in tables({**FOUND, "ablations": []})
     assert "method" not in tables({**FOUND, "methods": [], "comparison": {}})
     nothing = {
         **FOUND["comparison"],
@@ -125,6 +125,38 @@ def test_publishing_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
     assert names == ["lab.json", "lab_key_lock.png", "results.md"]
     assert json.loads((docs / "lab.json").read_text()) == fewer
     assert (docs / "results.md").read_text() == results(fewer)
+
+
+def test_a_part_that_is_measured_again_takes_the_place_of_itself_alone(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    publish(written(tmp_path / "first", FOUND), docs)
+    (claim,) = FOUND["ablations"][0]["claims"]
+    part = {
+        **FOUND,
+        "command": 'make lab ARGS="--full --only mask bias"',
+        "date": "2026-02-03",
+        "ablations": [
+            {"name": "mask", "claims": [{**claim, "difference": 0.5}]},
+            {"name": "bias", "claims": [{**claim, "claim": "a bias does something"}]},
+        ],
+        "methods": [],
+        "comparison": {},
+        "plots": ["lab_mask.png", "lab_bias.png"],
+    }
+    assert publish(written(tmp_path / "again", part, plot=70), docs) == 70 + 70 + 100
+    found = json.loads((docs / "lab.json").read_text())
+    assert found["methods"] == FOUND["methods"]
+    assert [a["name"] for a in found["ablations"]] == ["mask", "bias"]
+    page = (docs / "results.md").read_text()
+    assert page == results(found)
+    assert "| a mask helps text alignment | not decided | +0.500" in page
+    assert "| a bias does something" in page
+    assert 'Of another run (`make lab ARGS="--full --only mask bias"`, 2026-02-03' in page
+    assert '`make lab ARGS="--full --publish"`, 2026-01-02' in page
+    assert {path.name for path in docs.glob("lab_*")} == set(found["plots"])
+    with pytest.raises(ValueError, match="pictures_a_point differ"):
+        publish(written(tmp_path / "unlike", {**part, "pictures_a_point": 16}), docs)
+    assert json.loads((docs / "lab.json").read_text()) == found
 
 
 def test_pictures_too_large_for_a_repository_are_refused(tmp_path: Path) -> None:
