@@ -114,7 +114,9 @@ def batches(
         for group in groups
     ]
     orders = [_shuffled(len(group), size, generator) for group in groups]
-    wordings = _shuffled(len(templates), size, generator)
+    # One wording for all pictures of a step: the text encoder runs on one prompt, not on as many as
+    # there are pictures.
+    wordings = _shuffled(len(templates), 1, generator)
     drawn = [0] * len(groups)
     while True:
         n = min(range(len(groups)), key=lambda k: drawn[k] / len(groups[k]))
@@ -124,7 +126,7 @@ def batches(
         prompts = (
             [captions[i].replace("{}", placeholder) for i in picked]
             if captions
-            else [templates[i] for i in next(wordings)]
+            else [templates[i] for i in next(wordings)] * size
         )
         chosen = torch.tensor(picked, device=latents[n].device)
         noise = torch.randn(size, *latents[n].shape[1:], generator=generator)

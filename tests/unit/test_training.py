@@ -19,6 +19,7 @@ from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.covariance import Covariance, estimate
 from perfusion_core.edit import GatedEdit, add_values
 from perfusion_core.families import FAMILIES
+from perfusion_core.templates import templates_for
 from perfusion_core.training import (
     KEY_MODES,
     Encoded,
@@ -421,6 +422,27 @@ def test_captions_belong_to_their_pictures(learn: Learn, latents: Tensor) -> Non
     assert len(toy.pairs) == 10
     for prompt, picture in toy.pairs:
         assert prompt == expected[picture].replace("{}", "berry*")
+
+
+def test_a_step_has_one_template_and_each_comes_up_before_any_comes_again(learn: Learn) -> None:
+    """So that the text encoder runs on one prompt a step, not on as many as there are pictures."""
+
+    class Listening(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: list[set[str]] = []
+
+        def encode(self, prompts: Sequence[str], *rest: object) -> Encoded:
+            self.heard.append(set(prompts))
+            return super().encode(prompts, *rest)  # type: ignore[arg-type]
+
+    toy = Listening()
+    templates = {template.format("berry*") for template in templates_for("teddy")}
+    learn(toy, steps=len(templates), batch_size=4)
+    steps = toy.heard[1:]  # the first encoding is of the superclass, in all templates
+    assert toy.heard[0] == templates
+    assert all(len(prompts) == 1 for prompts in steps)
+    assert set().union(*steps) == templates
 
 
 @pytest.mark.parametrize(("superclass", "vectors"), [("teddy", 3), ("big teddy bear", 2)])
