@@ -39,6 +39,8 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
     """Every figure, as soon as it is there."""
     import torch
 
+    from perfusion_core.training import TrainingSettings
+
     from . import concepts, projections, slider, steps, training
 
     torch.set_num_threads(THREADS)  # after the imports: the tests' helpers set it too
@@ -59,8 +61,9 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
         demo = partial(training.demo_setting, size)
         yield from training.measure(demo, "", f"demo model, fp32, batch {size}", runs(9, 1))
         if not quick:
-            sd15 = partial(training.sd15_setting, 256)
-            told = "SD15 at true size, 256 px, fp32, batch 1"
+            size = TrainingSettings().batch_size
+            sd15 = partial(training.sd15_setting, 256, size)
+            told = f"SD15 at true size, 256 px, fp32, batch {size}"
             yield from training.measure(sd15, "_sd15", told, runs(3, 1))
     if "steps" in parts:
         sizes = (256,) if quick else (256, 512)

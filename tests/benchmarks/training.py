@@ -142,10 +142,10 @@ def demo_setting(size: int) -> Setting:
     return Setting(model, clip, _pictures(small.LATENT_CHANNELS, 16), size)
 
 
-def sd15_setting(pixels: int) -> Setting:
-    """SD 1.5 at its true size, with random weights, a picture a step."""
+def sd15_setting(pixels: int, size: int) -> Setting:
+    """SD 1.5 at its true size, with random weights."""
     model = true_model("SD15", CPU)
-    return Setting(model, true_clip("SD15", layers=12), _pictures(4, pixels // 8), 1)
+    return Setting(model, true_clip("SD15", layers=12), _pictures(4, pixels // 8), size)
 
 
 def _pictures(channels: int, side: int) -> PictureGroup:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from serving import example_graph, on_both_designs, on_every_frontend
 
@@ -38,28 +41,32 @@ def test_a_concept_is_chosen_in_the_dialog_with_the_keyboard(comfy: ComfyPage) -
     )
 
 
+@pytest.fixture
+def other(host: RunningHost) -> Iterator[Path]:
+    """A concept of another family, there until the page is closed: it asks for it at any time."""
+    file = host.models / "perfusion" / "other.safetensors"
+    save_concept(_of_another_family(), file)
+    yield file
+    file.unlink()
+
+
 @on_both_designs
 def test_a_concept_of_another_family_is_marked_in_the_dialog_and_on_the_node(
-    comfy: ComfyPage, host: RunningHost
+    other: Path, comfy: ComfyPage
 ) -> None:
     comfy.load(example_graph("use_concept"))
     loader = comfy.node("PerfusionConceptLoader")
     comfy.show(loader)
-    file = host.models / "perfusion" / "other.safetensors"
-    save_concept(_of_another_family(), file)
-    try:
-        card = comfy.page.locator('[data-perfusion="card"]')
-        card.get_by_role("button", name="Choose…").click()
-        dialog = comfy.page.locator('dialog[data-perfusion="chooser"]')
-        others = dialog.locator('[data-fits="false"]')
-        others.wait_for()
-        assert others.get_attribute("data-file") == file.name
-        assert "for another family than the connected model" in others.inner_text()
-        others.click()
-        card.and_(comfy.page.locator('[data-status="mismatch"]')).wait_for()
-        comfy.keep("marked")
-    finally:
-        file.unlink()
+    card = comfy.page.locator('[data-perfusion="card"]')
+    card.get_by_role("button", name="Choose…").click()
+    dialog = comfy.page.locator('dialog[data-perfusion="chooser"]')
+    others = dialog.locator('[data-fits="false"]')
+    others.wait_for()
+    assert others.get_attribute("data-file") == other.name
+    assert "for another family than the connected model" in others.inner_text()
+    others.click()
+    card.and_(comfy.page.locator('[data-status="mismatch"]')).wait_for()
+    comfy.keep("marked")
     warning = card.locator(".perfusion-warning").inner_text()
     assert warning.startswith(f"For {FAMILIES['sd1'].title}; the connected model is")
     # Its recommended settings are filled in all the same.

@@ -16,6 +16,7 @@ import torch
 
 from perfusion_core.bridge import ConceptEntry, detect_family
 from perfusion_core.bridge.models import Layer, layers_of
+from perfusion_core.edit import LEAST_APART
 
 Texts = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -84,7 +85,11 @@ def tapped(model: Any) -> Any:
 def reference(
     weight: torch.Tensor, context: torch.Tensor, stack: Iterable[ConceptEntry], path: str | None
 ) -> torch.Tensor:
-    """Eq. 4 in float64: h = W e_perp + sum_j g_j o_j, gates at e's coordinates. No path: keys."""
+    """Eq. 4 in float64: h = W e_perp + sum_j g_j o_j. No path: keys.
+
+    Gates are at e's coordinates along the concepts, in which eigenvalues of the concepts'
+    correlations below LEAST_APART are raised to it.
+    """
     w, e = weight.double(), context.double()
     stack = list(stack)
     concepts = [entry.concept for entry in stack]
@@ -92,9 +97,15 @@ def reference(
     whitened = torch.stack([c.whitened_target.double() for c in concepts], dim=1)
     gram = whitened.T @ inputs
     shares = torch.linalg.solve(gram, (e @ whitened).mT).mT
+    lengths = gram.diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(gram / lengths / lengths[:, None])
+    blunt = (vectors * values.clamp(min=LEAST_APART)) @ vectors.T * lengths * lengths[:, None]
+    similarities = torch.linalg.solve(blunt, (e @ whitened).mT).mT
     h = (e - shares @ inputs.T) @ w.T
     for j, (entry, concept) in enumerate(zip(stack, concepts, strict=True)):
-        gate = torch.sigmoid((shares[..., j] - entry.settings.bias) / entry.settings.temperature)
+        gate = torch.sigmoid(
+            (similarities[..., j] - entry.settings.bias) / entry.settings.temperature
+        )
         output = w @ concept.superclass_encoding.double()
         if path is not None:
             output = output + concept.values[path].double()

@@ -100,18 +100,21 @@ def test_concepts_that_are_nearly_parallel(
     assert_edited(run(model, clip, entries, PROMPTS["short"], "blurry"), *entries)
 
 
-def test_one_concept_twice_is_projected_out_once_and_adds_twice(
+def test_one_concept_twice_is_projected_out_once_and_shares_its_word(
     model: Model, clip: CLIP, stack: list[ConceptEntry]
 ) -> None:
     first = stack[0]
     again: Concept = replace(first.concept, placeholder="bear*", name="again")
     seen = run(model, clip, [first, replace(first, concept=again)], PROMPTS["short"], "blurry")
     closed = replace(first, settings=ConceptSettings(bias=1e3))
+    # The gate at half the similarity.
+    bias, temperature = 2 * first.settings.bias, 2 * first.settings.temperature
+    half = replace(first, settings=ConceptSettings(bias, temperature))
     for p in seen:
         path = p.path if p.kind == "v" else None
-        once = reference(p.weight, p.context, [first], path)
-        added = once - reference(p.weight, p.context, [closed], path)
-        assert error(p.output, once + added) < 1e-4
+        without = reference(p.weight, p.context, [closed], path)
+        added = reference(p.weight, p.context, [half], path) - without
+        assert error(p.output, without + 2 * added) < 1e-4
 
 
 @pytest.mark.parametrize("count", [8, 16])
