@@ -19,7 +19,7 @@ The similarity s is c itself. With one concept that is the paper's s = b / G. Wi
 has s_j = b_j / G_jj, each as if it were alone, so that one concept's word also opens the gates of
 those that resemble it: at a correlation of 0.3 a gate of a third, and the other's colours in the
 picture. c_j is what of e is concept j once the others have their share: 1 at its own word, 0 at
-theirs.
+theirs. What unequal strengths and all but parallel concepts make of it, `similarity_matrix` says.
 
 Under the global key lock the keys come from the encoding e_s [..., T, d] of the same prompt with
 the superclass words in the concepts' places, aligned position by position: key = W_K e_s. Concepts

@@ -159,7 +159,11 @@ def main() -> None:
     report.write(lab, time.monotonic() - begun)
     print(f"\n{tables(report.as_dict())}\nwritten to {args.out}")
     if args.publish:
-        print(f"and to {publish.DOCS}, {publish.publish(args.out, publish.DOCS):,} bytes of plots")
+        try:
+            size = publish.publish(args.out, publish.DOCS)
+        except ValueError as error:
+            raise SystemExit(f"make lab: {error}") from None
+        print(f"and to {publish.DOCS}, {size:,} bytes of plots")
 
 
 def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
@@ -177,6 +181,7 @@ def about(args: argparse.Namespace, lab: Lab, steps: int) -> dict[str, Any]:
         "steps": steps,
         "batch": BATCH,
         "world": world(),
+        "only": args.only or [],
     }
 
 

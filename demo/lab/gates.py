@@ -15,7 +15,7 @@ from perfusion_core.edit import GatedEdit
 
 from ..studio import Studio, entry_of
 from .methods import Pair, Perfusion
-from .rejected import with_edit
+from .rejected import edit_of, with_edit
 from .subjects import Subject
 
 PUBLISHED = "published"
@@ -53,11 +53,5 @@ class WithPublishedGates(Perfusion):
             raise ValueError(f'gates is "{gates}"; it is "{PUBLISHED}"')
         entries = [entry_of(load_concept(file), **use) for _, file in learned]
         concepts = [entry.concept for entry in entries]
-        edit = PublishedGates(
-            torch.stack([c.target_input for c in concepts]),
-            torch.stack([c.whitened_target for c in concepts]),
-            torch.stack([c.superclass_encoding for c in concepts]),
-            [entry.settings for entry in entries],
-            [c.name for c in concepts],
-        )
+        edit = edit_of(PublishedGates, concepts, [entry.settings for entry in entries])
         return with_edit(studio.model, edit, concepts), add_concepts(studio.clip, concepts)

@@ -33,7 +33,7 @@ SAME = ("subjects", "pictures_a_point", "steps", "batch", "identity", "world")
 def publish(out: Path, docs: Path = DOCS) -> int:
     """Copy a run's results from `out`, in place of those before; returns the pictures' bytes.
 
-    Of a run of some ablations alone (`--only`), these take the place of the same ones, and all else
+    Of a run of some parts alone (`--only`), these take the place of the same ones, and all else
     stays.
 
     Raises ValueError when the pictures are too large for a repository, or a part does not go with
@@ -41,7 +41,7 @@ def publish(out: Path, docs: Path = DOCS) -> int:
     """
     found = json.loads((out / "lab.json").read_text(encoding="utf-8"))
     fresh = found["plots"]
-    if not found["methods"] and (docs / "lab.json").is_file():
+    if found.get("only") and (docs / "lab.json").is_file():
         found = _with_parts(json.loads((docs / "lab.json").read_text(encoding="utf-8")), found)
     sizes = [((out if plot in fresh else docs) / plot).stat().st_size for plot in found["plots"]]
     size = sum(sizes)
@@ -59,7 +59,7 @@ def publish(out: Path, docs: Path = DOCS) -> int:
 
 
 def _with_parts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was published, with the ablations of another run, which say of which."""
+    """What was published, with the parts of another run, which say of which."""
     unlike = [name for name in SAME if before.get(name) != found.get(name)]
     if unlike:
         raise ValueError(
@@ -70,4 +70,7 @@ def _with_parts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
     parts = {ablation["name"]: {**ablation, "run": run} for ablation in found["ablations"]}
     ablations = {ablation["name"]: ablation for ablation in before["ablations"]} | parts
     plots = [plot for plot in found["plots"] if plot not in before["plots"]]
-    return {**before, "ablations": list(ablations.values()), "plots": [*before["plots"], *plots]}
+    merged = {**before, "ablations": list(ablations.values()), "plots": [*before["plots"], *plots]}
+    if found["methods"]:
+        merged |= {name: found[name] for name in ("methods", "comparison")} | {"methods_run": run}
+    return merged

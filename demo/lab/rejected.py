@@ -142,7 +142,8 @@ class Substituted(Method):
         concepts = [load_concept(file) for _, file in learned]
         clip = add_concepts(studio.clip, concepts)
         if insert == "ungated":
-            edit: Any = ungated(concepts, strength)
+            settings = [ConceptSettings(strength=strength)] * len(concepts)
+            edit: Any = edit_of(UngatedEdit, concepts, settings)
         elif insert == "swap":
             edit = swapped(studio, concepts, prompts, strength)
         else:
@@ -150,12 +151,15 @@ class Substituted(Method):
         return with_edit(studio.model, edit, concepts), clip
 
 
-def ungated(concepts: Sequence[Concept], strength: float) -> UngatedEdit:
-    return UngatedEdit(
+def edit_of(
+    kind: type[GatedEdit], concepts: Sequence[Concept], settings: Sequence[ConceptSettings]
+) -> GatedEdit:
+    """The edit of concepts, of a kind that differs from the pack's."""
+    return kind(
         torch.stack([c.target_input for c in concepts]),
         torch.stack([c.whitened_target for c in concepts]),
         torch.stack([c.superclass_encoding for c in concepts]),
-        [ConceptSettings(strength=strength)] * len(concepts),
+        settings,
         [c.name for c in concepts],
     )
 

@@ -33,9 +33,10 @@ def tables(found: Mapping[str, Any]) -> str:
         lines += ["", f"{found['from_other_code']} values were measured with another state of "
                   "the code (`--fresh` measures them again)."]  # fmt: skip
     if found["ablations"]:
-        lines += [*_of_ablations(found["ablations"]), *_measured_again(found["ablations"])]
+        lines += _of_ablations(found["ablations"])
     if found["methods"]:
         lines += [*_of_methods(found["methods"]), *_of_comparison(found["comparison"])]
+    lines += _of_other_runs(found)
     lines += ["", *(f"![{file}]({file})" for file in found["plots"])]
     return "\n".join(lines) + "\n"
 
@@ -58,17 +59,20 @@ def _of_ablations(ablations: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _measured_again(ablations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _of_other_runs(found: Mapping[str, Any]) -> list[str]:
+    """Which parts were measured apart from the rest, and how."""
+    parts = [(ablation["name"], ablation.get("run")) for ablation in found["ablations"]]
+    parts.append(("the methods", found.get("methods_run")))
     runs: dict[str, list[str]] = {}
-    for ablation in ablations:
-        if "run" in ablation:
-            run = ablation["run"]
+    for name, run in parts:
+        if run:
             told = f"`{run['command']}`, {run['date']}, {run['machine']}"
-            runs.setdefault(told, []).append(ablation["name"])
+            runs.setdefault(told, []).append(name)
     return [
-        line for told, names in runs.items() for line in ("", f"Of another run ({told}): "
-        f"{', '.join(names)}.")
-    ]  # fmt: skip
+        line
+        for told, names in runs.items()
+        for line in ("", f"Of another run ({told}): {', '.join(names)}.")
+    ]
 
 
 def _of_methods(methods: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -142,6 +142,7 @@ def test_a_part_that_is_measured_again_takes_the_place_of_itself_alone(tmp_path:
         "methods": [],
         "comparison": {},
         "plots": ["lab_mask.png", "lab_bias.png"],
+        "only": ["mask", "bias"],
     }
     assert publish(written(tmp_path / "again", part, plot=70), docs) == 70 + 70 + 100
     found = json.loads((docs / "lab.json").read_text())
@@ -154,9 +155,18 @@ def test_a_part_that_is_measured_again_takes_the_place_of_itself_alone(tmp_path:
     assert 'Of another run (`make lab ARGS="--full --only mask bias"`, 2026-02-03' in page
     assert '`make lab ARGS="--full --publish"`, 2026-01-02' in page
     assert {path.name for path in docs.glob("lab_*")} == set(found["plots"])
+
+    rivals = {**FOUND, "date": "2026-03-04", "ablations": [], "only": ["rivals"]}
+    rivals |= {"methods": FOUND["methods"][:2], "plots": ["lab_sheet.jpg"]}
+    publish(written(tmp_path / "rivals", rivals), docs)
+    later = json.loads((docs / "lab.json").read_text())
+    assert later["ablations"] == found["ablations"]
+    assert later["methods"] == FOUND["methods"][:2]
+    assert "2026-03-04, a machine (2 cores), torch 2.9): the methods." in results(later)
+
     with pytest.raises(ValueError, match="pictures_a_point differ"):
         publish(written(tmp_path / "unlike", {**part, "pictures_a_point": 16}), docs)
-    assert json.loads((docs / "lab.json").read_text()) == found
+    assert json.loads((docs / "lab.json").read_text()) == later
 
 
 def test_pictures_too_large_for_a_repository_are_refused(tmp_path: Path) -> None:
