@@ -9,7 +9,7 @@ SUPERCLASS ?=
 LAB_CONCEPT = $(if $(CONCEPT)$(SUPERCLASS),--concept "$(CONCEPT)" --superclass "$(SUPERCLASS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab serve test test-unit test-js test-browser pictures bench lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit test-js test-browser pictures bench watch lint format clean clean-all
 
 help: ## say what there is
 	@$(PYTHON) -c "import re; [print('make %-12s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
@@ -43,6 +43,9 @@ pictures: ## the page's pictures for help, templates and README; ARGS="graphs", 
 
 bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
 	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)
+
+watch: ## what a ComfyUI lacks of what the pack relies on, and which tests fail there; ARGS=/path/to/ComfyUI
+	@$(PYTHON) -m tools.watch $(ARGS)
 
 lint: ## ruff, mypy strict on perfusion_core, ESLint on the JavaScript
 	@$(HOST) run --unit -- -m ruff check --quiet .

@@ -5,6 +5,7 @@ Import this only where ComfyUI is importable (inside the host, or after `hosting
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,14 @@ def unpack_text_weights(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return state
 
 
-def load_unet(state: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatcher:
-    """The UNet's weights as the host's MODEL."""
+def load_unet(
+    state: dict[str, torch.Tensor], disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The UNet's weights as the host's MODEL.
+
+    Args:
+        disable_dynamic: see `_patcher_class`.
+    """
     management = comfy.model_management
     config = EmojiWorld(UNET_CONFIG)
     device = management.get_torch_device()
@@ -179,22 +186,37 @@ def load_unet(state: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatche
     )
     config.set_inference_dtype(dtype, None)
     model = config.get_model(state, "", device=management.unet_offload_device())
-    model.load_model_weights(dict(state), "")
-    return comfy.model_patcher.ModelPatcher(
+    patcher = _patcher_class(disable_dynamic)(
         model, load_device=device, offload_device=management.unet_offload_device()
     )
+    # In the dtype that it computes in: where dynamic VRAM is on, ComfyUI keeps that of the file,
+    # also in a model that is without it, and casts nothing there.
+    assign = {"assign": True} if _is_dynamic(patcher) else {}
+    model.load_model_weights({k: v.to(dtype) for k, v in state.items()}, "", **assign)
+    return patcher
 
 
-def load_clip(packed: dict[str, torch.Tensor]) -> comfy.sd.CLIP:
-    """The text encoder's weights as the host's CLIP."""
+def load_clip(packed: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """The text encoder's weights as the host's CLIP.
+
+    Args:
+        disable_dynamic: as of `load_unet`; asked for by newer hosts alone.
+    """
     target = comfy.supported_models_base.ClipTarget(EmojiClipTokenizer, EmojiClipModel)
-    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
-    missing, unexpected = clip.load_sd(unpack_text_weights(packed))
+    static = {"disable_dynamic": True} if disable_dynamic else {}
+    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32}, **static)
+    weights = {k: v.float() for k, v in unpack_text_weights(packed).items()}
+    missing, unexpected = clip.load_sd(weights)
     if missing or unexpected:
         raise ValueError(
             f"the demo's text weights do not fit: missing {missing}, unknown {unexpected}"
         )
     return clip
+
+
+def load_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+    """The autoencoder's weights as the host's VAE."""
+    return comfy.sd.VAE(sd={k: v.float() for k, v in state.items()})
 
 
 def load(
@@ -211,5 +233,51 @@ def load(
                 f"the demo model's {part} weights are missing: {path} was expected. They come "
                 "with the pack; get the whole pack again (git clone, or the Manager)."
             )
-    vae = comfy.sd.VAE(sd={k: v.float() for k, v in load_file(files["vae"]).items()})
-    return load_unet(load_file(files["unet"])), load_clip(load_file(files["clip"])), vae
+    model = load_unet(load_file(files["unet"]))
+    clip = load_clip(load_file(files["clip"]))
+    vae = load_vae(load_file(files["vae"]))
+    _let_load_again(model, _unet_again, files["unet"])
+    _let_load_again(clip.patcher, _clip_again, files["clip"])
+    _let_load_again(vae.patcher, _vae_again, files["vae"])
+    return model, clip, vae
+
+
+def _patcher_class(disable_dynamic: bool) -> Any:
+    """The host's class of a MODEL, as its own loaders choose it.
+
+    Args:
+        disable_dynamic: whether weights are to be held as ever where the host's default is dynamic
+            VRAM (ComfyUI 0.16 and newer, on NVIDIA cards).
+    """
+    module = comfy.model_patcher
+    if disable_dynamic:
+        return module.ModelPatcher
+    return getattr(module, "CoreModelPatcher", module.ModelPatcher)
+
+
+def _is_dynamic(patcher: Any) -> bool:
+    asked = getattr(patcher, "is_dynamic", None)
+    return asked is not None and bool(asked())
+
+
+def _let_load_again(patcher: Any, loader: Callable[..., Any], file: Path) -> None:
+    """Tells newer hosts how to get weights of its own for a copy, as their own loaders do.
+
+    They ask for it where a copy must not share weights: their LoRA training, TorchCompileModel and
+    LoRA hooks under dynamic VRAM, a model on several GPUs.
+    """
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (loader, (file,))
+
+
+def _unet_again(file: Path, disable_dynamic: bool = False) -> Any:
+    return load_unet(load_file(file), disable_dynamic)
+
+
+def _clip_again(file: Path, disable_dynamic: bool = False) -> Any:
+    return load_clip(load_file(file), disable_dynamic).patcher
+
+
+def _vae_again(file: Path, disable_dynamic: bool = False) -> Any:
+    # The host's VAE chooses by itself.
+    return load_vae(load_file(file)).patcher

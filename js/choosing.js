@@ -9,9 +9,10 @@ import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
 import { openChooser } from "./lib/chooser.js";
 import { LOADER, checkpointOf, choosePrompt, familySource, promptsFor } from "./lib/graph.js";
-import { t } from "./lib/language.js";
+import { familyTitle, t } from "./lib/language.js";
 import { make } from "./lib/make.js";
 import { addPart } from "./lib/part.js";
+import { fill, picture } from "./lib/picture.js";
 import { isConnected, placesOf, promptId, valueOf, widgetOf } from "./lib/places.js";
 import { server } from "./lib/shared.js";
 import { insertWord, readableSize } from "./lib/text.js";
@@ -37,7 +38,7 @@ class ConceptCard {
   }
 
   build() {
-    this.picture = make("img", { class: "perfusion-picture", alt: "" });
+    this.picture = picture("", "");
     this.word = make("button", {
       type: "button",
       class: "perfusion-word",
@@ -52,10 +53,10 @@ class ConceptCard {
     });
     this.settings.addEventListener("click", () => this.recommend());
     this.warning = make("div", { class: "perfusion-warning", role: "status" });
-    const choose = make("button", { type: "button", class: "perfusion-choose", text: t`Choose…` });
+    const choose = make("button", { type: "button", class: "perfusion-choose", "aria-haspopup": "dialog", text: t`Choose…` });
     choose.title = t`All concepts, with their pictures`;
     choose.addEventListener("click", () => this.choose());
-    this.root = make("div", { class: "perfusion-card" }, [
+    this.root = make("div", { class: "perfusion-card", role: "group", "aria-label": t`The chosen concept` }, [
       this.picture,
       make("div", { class: "perfusion-about" }, [
         make("div", { class: "perfusion-row" }, [this.word, choose]),
@@ -64,7 +65,6 @@ class ConceptCard {
         this.warning,
       ]),
     ]);
-    this.picture.addEventListener("error", () => this.showPicture(""));
     addPart(this.node, "card", this.root, { least: () => HEIGHT });
   }
 
@@ -133,7 +133,8 @@ class ConceptCard {
   get mismatch() {
     const { card, family } = this;
     if (!card || !family || card.family === family.family) return "";
-    return t`For ${card.family_title}; the connected model is ${family.title}.`;
+    const [own, connected] = [card, family].map((one) => familyTitle(one.family, one.family_title ?? one.title));
+    return t`For ${own}; the connected model is ${connected}.`;
   }
 
   show() {
@@ -142,10 +143,10 @@ class ConceptCard {
     this.root.dataset.status = this.problem ? "error" : this.mismatch ? "mismatch" : "ok";
     this.root.dataset.file = this.file;
     this.root.dataset.family = card?.family ?? "";
-    this.showPicture(card?.has_preview ? server.preview(card) : "");
+    this.showPicture();
     this.word.textContent = this.placeholder || "–";
     this.word.disabled = !card;
-    const told = card ? `${card.superclass} · ${card.family_title} · ${readableSize(card.size)}` : "";
+    const told = card ? `${card.superclass} · ${familyTitle(card.family, card.family_title)} · ${readableSize(card.size)}` : "";
     this.told.textContent = told;
     this.told.title = told;
     this.settings.textContent = card ? t`bias ${card.bias}, temperature ${card.temperature}` : "";
@@ -153,11 +154,14 @@ class ConceptCard {
     this.warning.title = problem;
   }
 
-  showPicture(address) {
-    if (address) this.picture.setAttribute("src", address);
-    else this.picture.removeAttribute("src");
-    // Without a picture the browser would write it into the empty frame.
-    this.picture.alt = address ? t`Preview of ${this.card.name}` : "";
+  showPicture() {
+    const { card } = this;
+    const address = card?.has_preview ? server.preview(card) : "";
+    const shown = JSON.stringify([address, card?.name]);
+    // A picture that is there already is not loaded again.
+    if (this.shown === shown) return;
+    this.shown = shown;
+    fill(this.picture, address, card?.name ?? "", card ? t`Preview of ${card.name}` : "");
   }
 
   /** Sets the bias and temperature that the file recommends. */

@@ -12,7 +12,7 @@ import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
 import { LOADER, TUNE, choosePrompt, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
-import { t } from "./lib/language.js";
+import { t, whyNotNow } from "./lib/language.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
 import { isConnected, placesOf, promptId, widgetOf } from "./lib/places.js";
@@ -27,10 +27,14 @@ const PATIENCE = 200; // milliseconds of quiet before the server is asked
 /** @type {Set<GatePlot>} */
 const plots = new Set();
 
+let made = 0;
+
 /** One plot on one node. */
 class GatePlot {
   constructor(node) {
     this.node = node;
+    /** Of all plots that were ever made, for names that are its own in the page. */
+    this.number = made++;
     /** @type {import("./lib/graph.js").ConceptInGraph[]} */
     this.concepts = [];
     /** @type {import("./lib/server.js").Similarities | null} the last that came */
@@ -65,17 +69,25 @@ class GatePlot {
       <button type="button" class="perfusion-head">
         <span></span><span class="perfusion-legend"></span>
       </button>
-      <canvas class="perfusion-canvas" tabindex="0" role="img"></canvas>
+      <div class="perfusion-tokens" tabindex="0" role="listbox">
+        <canvas class="perfusion-canvas" aria-hidden="true"></canvas>
+        <div class="perfusion-unseen" role="presentation"></div>
+      </div>
       <div class="perfusion-readout" aria-live="polite"></div>`;
     this.root = root;
-    [this.head, this.canvas, this.readout] = root.children;
+    root.setAttribute("role", "group");
+    root.setAttribute("aria-label", t`Gates`);
+    [this.head, this.list, this.readout] = root.children;
+    [this.canvas, this.options] = this.list.children;
     this.head.title = t`Each dot is a word of the prompt: how alike it is to the concept (across), and how far that opens the gate (up)`;
     this.head.firstElementChild.textContent = t`Gates`;
     this.legend = this.head.querySelector(".perfusion-legend");
     this.head.addEventListener("click", () => this.toggle());
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => this.choose(null));
-    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.list.addEventListener("keydown", (event) => this.key(event));
+    this.list.addEventListener("focus", () => this.writeTokens());
+    this.list.addEventListener("blur", () => this.choose(null));
     this.seen = new IntersectionObserver((entries) => {
       this.visible = entries.at(-1).isIntersecting;
       if (this.visible) this.refresh();
@@ -151,7 +163,7 @@ class GatePlot {
         this.answered = key;
         this.show(found, whyUnknown(concepts));
       } else {
-        this.show(known, found.reason, found.status);
+        this.show(known, whyNotNow(found), found.status);
       }
     } catch (error) {
       this.show(null, error.message, "error");
@@ -284,6 +296,7 @@ class GatePlot {
         swatch.className = "perfusion-swatch";
         swatch.style.setProperty("--swatch", colours[number % colours.length]);
         swatch.textContent = name;
+        swatch.title = name;
         return swatch;
       }),
     );
@@ -299,8 +312,29 @@ class GatePlot {
       this.readout.textContent = told;
       this.readout.title = told;
     }
+    // The option that is chosen is read out, so what is the same here is not.
+    const listed = document.activeElement === this.list;
+    this.readout.setAttribute("aria-live", chosen && listed ? "off" : "polite");
+    if (listed) this.writeTokens();
     const label = t`Gate plot of ${this.series.map((one) => one.name).join(", ")}: ${words.length} tokens. Arrow keys walk through them.`;
-    if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
+    if (this.list.getAttribute("aria-label") !== label) this.list.setAttribute("aria-label", label);
+  }
+
+  /** The tokens as a list that a screen reader walks through, made where it is entered. */
+  writeTokens() {
+    const words = this.answer?.words ?? [];
+    while (this.options.children.length > words.length) this.options.lastChild.remove();
+    words.forEach((_, token) => {
+      const option = this.options.children[token] ?? this.options.appendChild(document.createElement("div"));
+      option.setAttribute("role", "option");
+      option.id ||= `perfusion-token-${this.number}-${token}`;
+      option.setAttribute("aria-selected", String(token === this.chosen));
+      const told = describe(this.series, words, token, t);
+      if (option.textContent !== told) option.textContent = told;
+    });
+    const active = this.chosen !== null && this.options.children[this.chosen]?.id;
+    if (active) this.list.setAttribute("aria-activedescendant", active);
+    else this.list.removeAttribute("aria-activedescendant");
   }
 
   point(event) {

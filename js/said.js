@@ -22,6 +22,7 @@ class Said {
       class: "perfusion-said",
       tabindex: "0",
       role: "region",
+      "aria-live": "polite",
       "aria-label": t`What the node says`,
     });
     addPart(node, "said", this.root, {

@@ -16,6 +16,7 @@ from .info import PerfusionConceptInfo
 from .inspect import PerfusionGateInspector
 from .loader import PerfusionConceptLoader
 from .mask import PerfusionZeroShotMask
+from .pictures import PerfusionTrainingPictures
 from .routes import add_routes
 from .save import PerfusionSaveConcept
 from .sweep import PerfusionSweep
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionCombineConcepts,
     PerfusionApplyConcepts,
     PerfusionTune,
+    PerfusionTrainingPictures,
     PerfusionTrainConcept,
     PerfusionSaveConcept,
     PerfusionCovariance,

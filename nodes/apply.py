@@ -14,13 +14,13 @@ from ..perfusion_core.bridge import (
     note_applied,
     remember_encoder,
 )
-from .types import CATEGORY, ConceptType, StackType
+from .types import CATEGORY, ConceptType, StackType, for_page
 
 
 class PerfusionApplyConcepts(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionApplyConcepts",
             display_name="Perfusion Apply Concepts",
             category=CATEGORY,
@@ -43,6 +43,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
                 ),
             ],
         )
+        return for_page(schema, aliases=["use concept"])
 
     @classmethod
     def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..perfusion_core.bridge import AttentionScope, HostMismatch, attention_maps
 from ..perfusion_core.settings import GROUPS
-from .types import CATEGORY
+from .types import CATEGORY, for_page
 
 DEFAULTS = AttentionScope()
 ALL = "all"
@@ -20,7 +20,7 @@ ALL = "all"
 class PerfusionAttentionMap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionAttentionMap",
             display_name="Perfusion Attention Map",
             category=CATEGORY,
@@ -90,6 +90,11 @@ class PerfusionAttentionMap(io.ComfyNode):
                     "by tabs.",
                 ),
             ],
+        )
+        return for_page(
+            schema,
+            aliases=["heat map", "cross attention", "where a word looks"],
+            advanced=["start", "end", "layers"],
         )
 
     @classmethod

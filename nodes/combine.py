@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..perfusion_core.bridge import ConceptEntry, ConceptStack, HostMismatch, extend_stack
-from .types import CATEGORY, ConceptType, StackType
+from .types import CATEGORY, ConceptType, StackType, for_page
 
 CONCEPTS = 8
 
@@ -13,7 +13,7 @@ CONCEPTS = 8
 class PerfusionCombineConcepts(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionCombineConcepts",
             display_name="Perfusion Combine Concepts",
             category=CATEGORY,
@@ -38,6 +38,7 @@ class PerfusionCombineConcepts(io.ComfyNode):
                 )
             ],
         )
+        return for_page(schema, aliases=["several concepts", "two characters"])
 
     @classmethod
     def execute(cls, stack: ConceptStack = (), **concepts: ConceptEntry | None) -> io.NodeOutput:

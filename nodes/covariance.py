@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy import model_management
@@ -9,19 +10,22 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
 from ..perfusion_core.bridge import covariance_of
-from .types import CATEGORY, CovarianceType
+from .lists import the_one
+from .types import CATEGORY, CovarianceType, for_page
 
 
 class PerfusionCovariance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionCovariance",
             display_name="Perfusion Covariance",
             category=CATEGORY,
             description="Learns from captions which directions are common to all texts, so that a "
             "concept answers to its own word alone. Only needed for captions of your own: training "
             "makes one from built-in captions by itself.",
+            # A list of captions comes together; otherwise each would make a covariance of its own.
+            is_input_list=True,
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model to train on."),
                 io.String.Input(
@@ -29,8 +33,8 @@ class PerfusionCovariance(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="One caption a line, some hundreds of varied ones. Empty: the built-in "
-                    "captions.",
+                    tooltip="One caption a line, some hundreds of varied ones; or a list of them. "
+                    "Empty: the built-in captions.",
                 ),
             ],
             outputs=[
@@ -39,14 +43,16 @@ class PerfusionCovariance(io.ComfyNode):
                 )
             ],
         )
+        return for_page(schema, aliases=["second moment", "caption statistics"])
 
     @classmethod
-    def execute(cls, clip: Any, captions: str = "") -> io.NodeOutput:
-        lines = [line.strip() for line in captions.splitlines() if line.strip()]
+    def execute(cls, clip: Sequence[Any], captions: Sequence[str] = ()) -> io.NodeOutput:
+        found = (line.strip() for text in captions for line in text.splitlines())
+        lines = [line for line in found if line]
         bar = ProgressBar(1)
 
         def on_captions(done: int, total: int) -> None:
             bar.update_absolute(done, total)
             model_management.throw_exception_if_processing_interrupted()
 
-        return io.NodeOutput(covariance_of(clip, lines or None, on_captions))
+        return io.NodeOutput(covariance_of(the_one("clip", clip), lines or None, on_captions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..demo.examples import names, pictures
-from .types import CATEGORY
+from .types import CATEGORY, for_page
 
 CONCEPT = "berry"
 
@@ -13,7 +13,7 @@ CONCEPT = "berry"
 class PerfusionDemoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionDemoModel",
             display_name="Perfusion Demo Model",
             category=CATEGORY,
@@ -41,6 +41,7 @@ class PerfusionDemoModel(io.ComfyNode):
                 ),
             ],
         )
+        return for_page(schema, aliases=["example model", "try without a download", "emoji"])
 
     @classmethod
     def execute(cls, pictures_of: str = CONCEPT) -> io.NodeOutput:

@@ -6,13 +6,13 @@ from comfy_api.latest import io, ui
 
 from ..perfusion_core.bridge import ConceptEntry
 from ..perfusion_core.card import card, describe
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, for_page
 
 
 class PerfusionConceptInfo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionConceptInfo",
             display_name="Perfusion Concept Info",
             category=CATEGORY,
@@ -31,6 +31,7 @@ class PerfusionConceptInfo(io.ComfyNode):
                 io.Image.Output(display_name="card", tooltip="The card as a picture."),
             ],
         )
+        return for_page(schema, aliases=["concept card", "metadata"])
 
     @classmethod
     def execute(cls, concept: ConceptEntry) -> io.NodeOutput:

@@ -7,13 +7,13 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..perfusion_core.bridge import ConceptEntry, ConceptStack, token_gates
-from .types import CATEGORY, ConceptType, StackType
+from .types import CATEGORY, ConceptType, StackType, for_page
 
 
 class PerfusionGateInspector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionGateInspector",
             display_name="Perfusion Gate Inspector",
             category=CATEGORY,
@@ -46,6 +46,7 @@ class PerfusionGateInspector(io.ComfyNode):
                 ),
             ],
         )
+        return for_page(schema, aliases=["gates", "token similarity", "concept too weak"])
 
     @classmethod
     def execute(cls, stack: ConceptStack | ConceptEntry, clip: Any, text: str) -> io.NodeOutput:

@@ -21,13 +21,13 @@ from ..perfusion_core.bridge import (
 from ..perfusion_core.concept import ConceptError
 from ..perfusion_core.concept_file import load_concept
 from ..perfusion_core.settings import ConceptSettings, KeyLock
-from .types import CATEGORY, ConceptType, sliders
+from .types import CATEGORY, ConceptType, for_page, sliders
 
 
 class PerfusionConceptLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionConceptLoader",
             display_name="Perfusion Concept Loader",
             category=CATEGORY,
@@ -79,6 +79,17 @@ class PerfusionConceptLoader(io.ComfyNode):
                     tooltip="The concept with these settings, for Perfusion Combine Concepts.",
                 ),
             ],
+        )
+        return for_page(
+            schema,
+            aliases=[
+                "load concept",
+                "apply concept",
+                "personalization",
+                "lora loader",
+                "embedding loader",
+            ],
+            advanced=["key_lock", "placeholder"],
         )
 
     @classmethod

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.bridge import mask_models, zero_shot_masks
-from .types import CATEGORY
+from .types import CATEGORY, for_page
 
 NOTHING = "(no model in models/clipseg)"
 
@@ -16,7 +16,7 @@ NOTHING = "(no model in models/clipseg)"
 class PerfusionZeroShotMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionZeroShotMask",
             display_name="Perfusion Zero-Shot Mask",
             category=CATEGORY,
@@ -44,6 +44,7 @@ class PerfusionZeroShotMask(io.ComfyNode):
                 )
             ],
         )
+        return for_page(schema, aliases=["clipseg", "text to mask", "segment by word"])
 
     @classmethod
     def execute(cls, image: Tensor, word: str, model: str) -> io.NodeOutput:

@@ -214,7 +214,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
             raise _Refused(413, f"the request has more than {MAX_BODY} bytes")
     try:
         body = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Refused(400, f"the request is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise _Refused(400, "the request is not a JSON object")

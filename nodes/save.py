@@ -10,17 +10,16 @@ from ..perfusion_core.bridge import (
     ConceptEntry,
     checked_name,
     default_name,
-    save_path,
+    save_named,
     saved_name,
 )
-from ..perfusion_core.concept_file import save_concept
-from .types import CATEGORY, ConceptType
+from .types import CATEGORY, ConceptType, for_page
 
 
 class PerfusionSaveConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionSaveConcept",
             display_name="Perfusion Save Concept",
             category=CATEGORY,
@@ -61,6 +60,7 @@ class PerfusionSaveConcept(io.ComfyNode):
                 )
             ],
         )
+        return for_page(schema, aliases=["export concept"], advanced=["author", "licence"])
 
     @classmethod
     def execute(
@@ -72,7 +72,6 @@ class PerfusionSaveConcept(io.ComfyNode):
         licence: str = "",
     ) -> io.NodeOutput:
         saved = concept.concept
-        path = save_path(name.strip() or default_name(saved.name), overwrite)
         settings = concept.settings
         saved = replace(
             saved,
@@ -82,6 +81,6 @@ class PerfusionSaveConcept(io.ComfyNode):
             bias=settings.bias,
             temperature=settings.temperature,
         )
-        save_concept(saved, path)
+        path = save_named(saved, name.strip() or default_name(saved.name), overwrite)
         text = f"{saved_name(path)} ({path.stat().st_size / 1000:.1f} kB)"
         return io.NodeOutput(saved_name(path), ui=ui.PreviewText(text))

@@ -16,7 +16,7 @@ from comfy_api.latest import io, ui
 from ..perfusion_core.bridge import HostMismatch, tune
 from ..perfusion_core.plots import labelled_grid
 from ..perfusion_core.settings import ConceptSettings
-from .types import CATEGORY
+from .types import CATEGORY, for_page
 
 MAX_CELLS = 100
 
@@ -24,7 +24,7 @@ MAX_CELLS = 100
 class PerfusionSweep(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionSweep",
             display_name="Perfusion Sweep",
             category=CATEGORY,
@@ -91,6 +91,7 @@ class PerfusionSweep(io.ComfyNode):
                 ),
             ],
         )
+        return for_page(schema, aliases=["xy plot", "grid", "compare bias"], advanced=["concept"])
 
     @classmethod
     def execute(

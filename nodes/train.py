@@ -42,7 +42,8 @@ from ..perfusion_core.training import (
     TrainingSettings,
     train,
 )
-from .types import CATEGORY, ConceptType, CovarianceType
+from .lists import single_values
+from .types import CATEGORY, ConceptType, CovarianceType, for_page
 from .watch import TrainingWatch, stop_when_asked
 
 DEFAULTS = TrainingSettings()
@@ -51,13 +52,13 @@ DEFAULTS = TrainingSettings()
 class PerfusionTrainConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionTrainConcept",
             display_name="Perfusion Train Concept",
             category=CATEGORY,
             description="Learns a concept from a few pictures: one word for the text encoder and "
             "one vector per cross-attention layer. The model itself does not change.",
-            # Pictures of a list come together; otherwise each would train a concept of its own.
+            # Lists come together; otherwise each picture would train a concept of its own.
             is_input_list=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -70,8 +71,9 @@ class PerfusionTrainConcept(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The model's autoencoder."),
                 io.Image.Input(
                     "images",
-                    tooltip="Pictures of the one thing to learn; 4 to 6 are good. Connect a batch, "
-                    "or a list for pictures of different sizes.",
+                    tooltip="Pictures of the one thing to learn; 4 to 6 are good. Connect "
+                    "Perfusion Training Pictures, a batch or a list, such as a folder's; sizes may "
+                    "differ.",
                 ),
                 io.String.Input(
                     "placeholder",
@@ -198,8 +200,8 @@ class PerfusionTrainConcept(io.ComfyNode):
                     optional=True,
                     tooltip="What each picture shows, one line for each, with the "
                     "placeholder where the thing stands: a photo of teddy* on a table. What a "
-                    "caption names is not learned as part of the concept. Empty: built-in short "
-                    "captions.",
+                    "caption names is not learned as part of the concept. Or connect a list with a "
+                    "text for each picture. Empty: built-in short captions.",
                 ),
                 io.Combo.Input(
                     "on_cancel",
@@ -295,88 +297,132 @@ class PerfusionTrainConcept(io.ComfyNode):
                 ),
             ],
         )
+        return for_page(
+            schema,
+            aliases=[
+                "personalize",
+                "personalization",
+                "learn concept",
+                "textual inversion",
+                "dreambooth",
+                "train lora",
+                "key-locking",
+            ],
+            advanced=[
+                "covariance",
+                "embedding_rate",
+                "value_rate",
+                "train_bias",
+                "train_temperature",
+                "ema",
+                "vectors",
+                "resolution",
+                "flip",
+                "on_cancel",
+                "save_every",
+                "resume",
+                "key_mode",
+                "checkpointing",
+                "preview_every",
+                "validation",
+                "select",
+                "scorer",
+            ],
+        )
 
     @classmethod
     def execute(
         cls,
-        model: list[Any],
-        clip: list[Any],
-        vae: list[Any],
-        images: list[Tensor],
-        placeholder: list[str],
-        superclass: list[str],
-        steps: list[int],
-        batch_size: list[int],
-        seed: list[int],
+        images: Sequence[Tensor],
         masks: Sequence[Tensor | None] = (),
-        covariance: Sequence[Covariance | None] = (None,),
-        embedding_rate: Sequence[float] = (DEFAULTS.embedding_rate,),
-        value_rate: Sequence[float] = (DEFAULTS.value_rate,),
-        train_bias: Sequence[float] = (DEFAULTS.bias,),
-        train_temperature: Sequence[float] = (DEFAULTS.temperature,),
-        ema: Sequence[float] = (DEFAULTS.ema,),
-        vectors: Sequence[int] = (DEFAULTS.vectors,),
-        resolution: Sequence[int] = (0,),
-        flip: Sequence[bool] = (False,),
-        captions: Sequence[str] = ("",),
-        on_cancel: Sequence[str] = ("discard",),
-        save_every: Sequence[int] = (0,),
-        resume: Sequence[ConceptEntry | None] = (None,),
-        key_mode: Sequence[str] = (DEFAULTS.key_mode,),
-        checkpointing: Sequence[str] = (CHECKPOINTING[0],),
-        preview_every: Sequence[int] = (50,),
-        validation: Sequence[str] = ("",),
-        select: Sequence[bool] = (False,),
-        scorer: Sequence[str] = (AUTO,),
+        captions: Sequence[str] = (),
+        validation: Sequence[str] = (),
+        **others: Sequence[Any],
+    ) -> io.NodeOutput:
+        return cls._learn(images, masks, captions, validation, **single_values(others))
+
+    @classmethod
+    def _learn(
+        cls,
+        images: Sequence[Tensor],
+        masks: Sequence[Tensor | None],
+        captions: Sequence[str],
+        validation: Sequence[str],
+        *,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        placeholder: str,
+        superclass: str,
+        steps: int,
+        batch_size: int,
+        seed: int,
+        covariance: Covariance | None = None,
+        embedding_rate: float = DEFAULTS.embedding_rate,
+        value_rate: float = DEFAULTS.value_rate,
+        train_bias: float = DEFAULTS.bias,
+        train_temperature: float = DEFAULTS.temperature,
+        ema: float = DEFAULTS.ema,
+        vectors: int = DEFAULTS.vectors,
+        resolution: int = 0,
+        flip: bool = False,
+        on_cancel: str = "discard",
+        save_every: int = 0,
+        resume: ConceptEntry | None = None,
+        key_mode: str = DEFAULTS.key_mode,
+        checkpointing: str = CHECKPOINTING[0],
+        preview_every: int = 50,
+        select: bool = False,
+        scorer: str = AUTO,
     ) -> io.NodeOutput:
         settings = TrainingSettings(
-            steps=steps[0],
-            batch_size=batch_size[0],
-            seed=seed[0],
-            vectors=vectors[0],
-            embedding_rate=embedding_rate[0],
-            value_rate=value_rate[0],
-            bias=train_bias[0],
-            temperature=train_temperature[0],
-            ema=ema[0],
-            key_mode=key_mode[0],
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            vectors=vectors,
+            embedding_rate=embedding_rate,
+            value_rate=value_rate,
+            bias=train_bias,
+            temperature=train_temperature,
+            ema=ema,
+            key_mode=key_mode,
         )
-        word, kind = placeholder[0].strip(), superclass[0].strip()
+        word, kind = placeholder.strip(), superclass.strip()
         # Everything that can be refused is refused before anything takes long.
         check_words(word, kind)
-        family = detect_family(model[0])
-        if covariance[0] is not None:
-            covariance[0].check_family(family)
-        pictures = read_pictures(images, masks, captions[0], word)
-        prompts = prompt_lines(validation[0], word, "validation prompt") or validation_prompts(kind)
-        if select[0] and not preview_every[0]:
+        family = detect_family(model)
+        if covariance is not None:
+            covariance.check_family(family)
+        pictures = read_pictures(images, masks, captions, word)
+        asked = prompt_lines("\n".join(validation), word, "validation prompt")
+        prompts = asked or validation_prompts(kind)
+        if select and not preview_every:
             raise TrainingError(
                 "select is on, but preview_every is 0: set preview_every to how often, in steps, "
                 "the concept is to be scored (50 is usual), or select to off."
             )
-        pictures, sizes = bring_to_size(pictures, family.resolution, resolution[0])
-        scoring = (
-            ClipScorer([picture.pixels for picture in pictures], scorer[0]) if select[0] else None
-        )
+        pictures, sizes = bring_to_size(pictures, family.resolution, resolution)
+        scoring = ClipScorer([picture.pixels for picture in pictures], scorer) if select else None
         preview = thumbnail(pictures[0].pixels)
-        start = resume[0].concept if resume[0] is not None else None
+        start = resume.concept if resume is not None else None
+        watch: TrainingWatch | None = None
         try:
-            every = flipped(pictures) if flip[0] else pictures
-            groups = picture_groups(vae[0], every, stop_when_asked)
-            common = covariance[0] or covariance_of(clip[0], on_captions=stop_when_asked)
+            every = flipped(pictures) if flip else pictures
+            groups = picture_groups(vae, every, stop_when_asked)
+            common = covariance or covariance_of(clip, on_captions=stop_when_asked)
             shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
             watch = TrainingWatch(
                 cls.hidden.unique_id,
                 settings.steps,
-                save_every[0],
-                preview_every[0],
-                keep=on_cancel[0] == "keep",
+                save_every,
+                preview_every,
+                keep=on_cancel == "keep",
                 preview=preview,
             )
             with training_backbone(
-                model[0], clip[0], (settings.batch_size, *shape), checkpointing[0], half=True
+                model, clip, (settings.batch_size, *shape), checkpointing, half=True
             ) as backbone:
-                painter = BackbonePainter(backbone, vae[0], shape, settings.seed, stop_when_asked)
+                painter = BackbonePainter(backbone, vae, shape, settings.seed, stop_when_asked)
                 # Without scores the others would be painted to be looked at by no one.
                 shown = prompts if scoring else prompts[:1]
                 watch.validation = Validation(shown, painter, scoring)
@@ -389,18 +435,22 @@ class PerfusionTrainConcept(io.ComfyNode):
                     settings=settings,
                     start=start,
                     on_step=watch.step,
+                    on_failure=watch.failed,
                     cancelled=watch.cancelled,
                 )
                 selected = watch.selected()
         except Exception as error:
+            rescued = "" if watch is None else watch.rescued
             if not out_of_memory(error):
-                raise
+                if not rescued:
+                    raise
+                raise TrainingError(f"{str(error).rstrip('.')}.{rescued}") from error
             raise TrainingError(
                 f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
                 f"{sizes}. Lower batch_size first, then resolution"
-                f"{'' if resolution[0] else f' (0 means {family.resolution} here)'}"
-                f"{'' if checkpointing[0] == 'on' else ', or set checkpointing to on'}; these are "
-                "inputs of this node."
+                f"{'' if resolution else f' (0 means {family.resolution} here)'}"
+                f"{'' if checkpointing == 'on' else ', or set checkpointing to on'}; these are "
+                f"inputs of this node.{rescued}"
             ) from error
         concept = replace(selected or result.concept, preview=preview)
         chosen = concept.training.get("selected_step")
@@ -408,7 +458,9 @@ class PerfusionTrainConcept(io.ComfyNode):
             recommended(concept),
             loss_plot(result.losses),
             contact_sheet(watch.validation.looks, [p.replace("{}", word) for p in shown], chosen),
-            ui=ui.PreviewText(_summary(result, sizes) + _selection(concept)),
+            ui=ui.PreviewText(
+                "\n".join([_summary(result, sizes) + _selection(concept), *watch.notes])
+            ),
         )
 
 

@@ -23,7 +23,7 @@ from ..perfusion_core.settings import (
     LayerWeights,
     parse_layer_weights,
 )
-from .types import CATEGORY, sliders
+from .types import CATEGORY, for_page, sliders
 
 LIVE_EVENT = "perfusion.live"
 
@@ -33,7 +33,7 @@ _WHERE = {"down": "on the way down", "middle": "in the middle", "up": "on the wa
 class PerfusionTune(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="PerfusionTune",
             display_name="Perfusion Tune",
             category=CATEGORY,
@@ -112,6 +112,11 @@ class PerfusionTune(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the new settings.")
             ],
+        )
+        return for_page(
+            schema,
+            aliases=["bias", "temperature", "strength", "sliders", "concept weight"],
+            advanced=["concept", "start", "end", *_WHERE, "layers", "moves"],
         )
 
     @classmethod

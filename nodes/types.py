@@ -1,6 +1,8 @@
-"""What the nodes share: connection types, the sliders, the category."""
+"""What the nodes share: connection types, the sliders, the category, marks for the page."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 from comfy_api.latest import io
 
@@ -11,6 +13,23 @@ CATEGORY = "Perfusion"
 ConceptType = io.Custom("PERFUSION_CONCEPT")  # a bridge.ConceptEntry
 StackType = io.Custom("PERFUSION_STACK")  # a bridge.ConceptStack
 CovarianceType = io.Custom("PERFUSION_COVARIANCE")  # a Covariance
+
+
+def for_page(
+    schema: io.Schema, *, aliases: Sequence[str] = (), advanced: Collection[str] = ()
+) -> io.Schema:
+    """What the page of a newer ComfyUI wants to know of a node; 0.3.75 knows neither.
+
+    Args:
+        aliases: other words under which the page's node search finds the node.
+        advanced: inputs that few people touch; the page shows them after a click.
+    """
+    if hasattr(schema, "search_aliases"):
+        schema.search_aliases = list(aliases)
+    for an_input in schema.inputs:
+        if an_input.id in advanced and hasattr(an_input, "advanced"):
+            an_input.advanced = True
+    return schema
 
 
 def sliders() -> list[io.Input]:

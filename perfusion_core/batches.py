@@ -23,7 +23,8 @@ class PictureGroup:
     Attributes:
         latents: [N, C, H, W], as the VAE gives them.
         masks: where the concept is [N, h, w], at least 0, of any size; or None for everywhere.
-        captions: what to say of each picture, with "{}" for the placeholder; empty for templates.
+        captions: what to say of each picture, with "{}" for the placeholder, or "" for a template;
+            empty: templates for all.
 
     Raises TrainingError when they do not go together, or hold no number.
     """
@@ -122,12 +123,9 @@ def batches(
         n = min(range(len(groups)), key=lambda k: drawn[k] / len(groups[k]))
         drawn[n] += size
         picked = next(orders[n])
-        captions = groups[n].captions
-        prompts = (
-            [captions[i].replace("{}", placeholder) for i in picked]
-            if captions
-            else [templates[i] for i in next(wordings)] * size
-        )
+        captions = [groups[n].captions[i] if groups[n].captions else "" for i in picked]
+        wording = "" if all(captions) else templates[next(wordings)[0]]
+        prompts = [caption.replace("{}", placeholder) or wording for caption in captions]
         chosen = torch.tensor(picked, device=latents[n].device)
         noise = torch.randn(size, *latents[n].shape[1:], generator=generator)
         # One time in each of `size` equal strata: as uniform as independent draws, with less
@@ -141,6 +139,12 @@ def batches(
             None if of_group is None else of_group[chosen],
             prompts,
         )
+
+
+def captions_of(groups: Sequence[PictureGroup]) -> list[str]:
+    """Every caption of the pictures, with "{}" for the placeholder."""
+    captions = [caption for group in groups for caption in group.captions if caption]
+    return list(dict.fromkeys(captions))
 
 
 def _shuffled(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:

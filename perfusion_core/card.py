@@ -16,7 +16,7 @@ from .plots import to_tensor
 
 _WIDTH, _PAD, _PREVIEW, _LABEL = 600, 16, 144, 180
 _LINE, _SIZE, _CHARACTERS = 18, 13, 52
-_MAX_PREVIEW = 2048
+MAX_PREVIEW_SIDE = 2048
 _MAX_LINES = 40  # of one entry: a file's notes may be of any length
 _INK, _FAINT, _EMPTY = "#202020", "#707070", "#ECECEC"
 
@@ -126,13 +126,28 @@ def _paste_preview(card: Image.Image, draw: ImageDraw.ImageDraw, preview: bytes 
     card.paste(shown, (left + (_PREVIEW - shown.width) // 2, top + (_PREVIEW - shown.height) // 2))
 
 
-def _decoded(preview: bytes) -> Image.Image | None:
-    """The picture; None for what is none, or is far too large: it may be anybody's file.
+def preview_kind(preview: bytes) -> str | None:
+    """The media type of a picture that may be shown, or None; only its header is read."""
+    picture = _opened(preview)
+    return None if picture is None else f"image/{str(picture.format).lower()}"
 
-    Of Pillow's formats only those that a concept may hold: for some it starts other programs.
+
+def _decoded(preview: bytes) -> Image.Image | None:
+    """The picture; None for what is none, or is far too large: it may be anybody's file."""
+    picture = _opened(preview)
+    try:
+        return None if picture is None else picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _opened(preview: bytes) -> Image.Image | None:
+    """A picture that is not decoded yet, if it is of a kind and size that a concept may hold.
+
+    Of Pillow's formats only three: for some it starts other programs.
     """
     try:
         picture = Image.open(io.BytesIO(preview), formats=("PNG", "JPEG", "WEBP"))
-        return picture.convert("RGB") if max(picture.size) <= _MAX_PREVIEW else None
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+    return picture if max(picture.size) <= MAX_PREVIEW_SIDE else None

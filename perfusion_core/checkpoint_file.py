@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import struct
+import stat
 from pathlib import Path
 
 from .families import FAMILIES, UNET_GROUPS, Family
+from .safetensors_file import NotSafetensors, read_header
 
 # The host's largest checkpoints have headers of one or two megabytes.
 MAX_HEADER = 32 << 20
@@ -34,23 +34,13 @@ def family_of_checkpoint(path: Path) -> Family | None:
     return by_width.get(widths.pop()) if len(widths) == 1 else None
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor in a safetensors file; nothing for any other file."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
+        return {}
     with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= MAX_HEADER:
+        try:
+            header = read_header(file, MAX_HEADER)
+        except NotSafetensors:
             return {}
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except ValueError:
-        return {}
-    if not isinstance(header, dict):
-        return {}
-    shapes = {}
-    for name, entry in header.items():
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if isinstance(shape, list) and all(isinstance(side, int) for side in shape):
-            shapes[name] = shape
-    return shapes
+    return {name: entry.shape for name, entry in header.tensors.items()}

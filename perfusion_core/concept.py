@@ -22,6 +22,16 @@ from .settings import ConceptSettings
 _PLACEHOLDER = re.compile(r"[^\s():,\\\[\]{}|]+")
 
 
+# What no training comes near: encodings of CLIP are below 100, and so is what layers make of them.
+MAX_NUMBER = 1000.0
+# u = C^-1 i is as much larger as the smallest direction of the encodings is smaller than one.
+MAX_WHITENED = 1e9
+# |i| |u| / i^T u: at most the square root of the condition of C, and that in fp32.
+MAX_CONDITION = 1e7
+MAX_RECOMMENDED = 1000.0  # bias, temperature; sliders end at 2
+MAX_LETTERS = 100  # of a word
+
+
 class ConceptError(ValueError):
     """A concept or its file is not usable here. The message says what is wrong and what to do."""
 
@@ -184,17 +194,57 @@ class Concept:
                 "target_input and whitened_target do not belong together: their product is "
                 f"{norm:.3g} and must be above 0. Train the concept again, or get another copy."
             )
-        for name in ("bias", "temperature"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConceptError(f"the recommended {name} is {getattr(self, name)}, not a number")
-        if self.temperature <= 0:
+        self._check_sizes(norm)
+        check_recommended(self.bias, self.temperature)
+
+    def _check_sizes(self, norm: float) -> None:
+        """Raise ConceptError for numbers that are finite and useless: sampling would overflow.
+
+        Args:
+            norm: i^T C^-1 i.
+        """
+        for name, tensor in self.tensors().items():
+            largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+            if largest > (MAX_WHITENED if name == "whitened_target" else MAX_NUMBER):
+                raise ConceptError(
+                    f"{name} holds the number {largest:.3g}, far from any that training gives: the "
+                    "concept would make black pictures. Train it again with lower rates, or get "
+                    "another copy."
+                )
+        lengths = float(self.target_input.double().norm() * self.whitened_target.double().norm())
+        if lengths > MAX_CONDITION * norm:
             raise ConceptError(
-                f"the recommended temperature is {self.temperature}; it must be above 0"
+                "target_input and whitened_target do not belong together: they are nearly at right "
+                "angles, so that any word would open the gate. Train the concept again, or get "
+                "another copy."
             )
+
+
+def check_recommended(bias: float, temperature: float) -> None:
+    """Raise ConceptError unless a concept can recommend these."""
+    for name, number in (("bias", bias), ("temperature", temperature)):
+        if not (math.isfinite(number) and abs(number) <= MAX_RECOMMENDED):
+            raise ConceptError(
+                f"the recommended {name} is {number}; it must be a number of at most "
+                f"{MAX_RECOMMENDED}"
+            )
+    if temperature <= 0:
+        raise ConceptError(f"the recommended temperature is {temperature}; it must be above 0")
 
 
 def check_words(placeholder: str, superclass: str) -> None:
     """Raise ConceptError unless the two words can name a concept in a prompt."""
+    for what, word in (("placeholder", placeholder), ("superclass", superclass)):
+        if len(word) > MAX_LETTERS:
+            raise ConceptError(
+                f'the {what} "{word[:20]}..." has {len(word)} letters; at most {MAX_LETTERS} fit: '
+                'use a short word, such as "teddy"'
+            )
+        if not word.isprintable():
+            raise ConceptError(
+                f"the {what} {word!a} holds a letter that cannot be seen (a line break, a "
+                "zero-width or a control character): type it anew"
+            )
     if not _PLACEHOLDER.fullmatch(placeholder):
         raise ConceptError(
             f'the placeholder "{placeholder}" cannot be used in a prompt: it must be one word '

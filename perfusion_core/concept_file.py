@@ -4,6 +4,9 @@ Tensors (see `Concept`): "target_input", "superclass_encoding", "embedding.<enco
 "value.<layer path>" in fp16, "whitened_target" in fp32. A concept of trained keys also has
 "key.<layer path>" in fp16, and its file version 2: a reader that knows no such keys would leave
 them out. All others are of version 1.
+
+A file may be anybody's. What it may hold is bounded here, and checked on its header before its
+tensors are read; whatever keeps it from being a concept is a ConceptError.
 """
 
 from __future__ import annotations
@@ -12,28 +15,74 @@ import base64
 import binascii
 import json
 import math
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
-from .concept import Concept, ConceptError
-from .files import write_atomically
+from .concept import Concept, ConceptError, check_recommended, check_words
+from .files import cause, write_atomically, write_new
+from .safetensors_file import Header, NotSafetensors, read_header, serialized, shortened
 
 FORMAT = "perfusion-concept"
 VERSION, VERSION_WITH_KEYS = "1", "2"
 
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# Far above what any concept needs: one for the largest model this pack may ever fit (80 layers of
+# 5,120 numbers, with trained keys and 16 vectors) has 2 MB, and a header of 20 kB beside its
+# preview.
+MAX_FILE = 16 << 20
+MAX_HEADER = 4 << 20
+MAX_LAYERS = 4096
+MAX_PREVIEW = 1 << 20
+MAX_ENTRY = 4096  # letters of author, licence and the like
+MAX_TRAINING = 64 << 10
+
+# What a file of another kind begins with.
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_ZIP = b"PK\x03\x04"  # torch's own files are archives of a pickle
+_LFS = b"version https://git-lfs"
 
 
 def save_concept(concept: Concept, path: Path) -> None:
-    """Write a concept file; afterwards `path` holds all of it, or, after an error, what it held."""
-    write_atomically(Path(path), save(concept.tensors(), _to_header(concept)))
+    """Write a concept file; afterwards `path` holds all of it, or, after an error, what it held.
+
+    Raises ConceptError, which names the file, when the disk does not take it.
+    """
+    with _writing(concept, Path(path)):
+        write_atomically(Path(path), _serialized(concept))
+
+
+def save_new_concept(concept: Concept, path: Path) -> Path:
+    """Write a concept file that replaces no other; return its path.
+
+    A name that is taken gets the next free number: teddy, teddy_2, teddy_3 ... Raises ConceptError,
+    which names the file, when the disk does not take it.
+    """
+    with _writing(concept, path):
+        numbers = range(1, 1_000_000)
+        paths = (path if n == 1 else path.with_stem(f"{path.stem}_{n}") for n in numbers)
+        return write_new(paths, _serialized(concept))
+
+
+@contextmanager
+def _writing(concept: Concept, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConceptError(
+            f'The concept "{concept.name}" could not be saved as {path}: {cause(error)}'
+        ) from error
+
+
+def _serialized(concept: Concept) -> bytes:
+    return serialized(concept.tensors(), _to_header(concept))
 
 
 def load_concept(path: Path) -> Concept:
@@ -41,9 +90,12 @@ def load_concept(path: Path) -> Concept:
 
     Raises ConceptError, which names the file, for whatever keeps it from being one.
     """
-    with _opened(Path(path)) as (file, header):
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        concept = _from_file(header, tensors)
+    with _opened(Path(path)) as (file, whole):
+        header = whole.metadata
+        _check_tensors(whole)
+        file.seek(0)
+        # In one piece: what was checked is what is read.
+        concept = _from_file(header, load(file.read(MAX_FILE + 1)))
         if concept.hash != _entry(header, "hash"):
             raise ConceptError(
                 "the tensors do not match the hash in the header: the file was damaged or edited. "
@@ -79,9 +131,9 @@ class ConceptCard:
 
 def read_card(path: Path) -> ConceptCard:
     """Read a concept file's header. Raises ConceptError as `load_concept` does."""
-    path = Path(path)
-    with _opened(path) as (_, header):
-        return ConceptCard(
+    with _opened(Path(path)) as (file, whole):
+        header = whole.metadata
+        card = ConceptCard(
             name=_entry(header, "name"),
             placeholder=_entry(header, "placeholder"),
             superclass=_entry(header, "superclass"),
@@ -92,25 +144,34 @@ def read_card(path: Path) -> ConceptCard:
             author=_entry(header, "author"),
             licence=_entry(header, "licence"),
             hash=_entry(header, "hash"),
-            size=path.stat().st_size,
+            size=os.fstat(file.fileno()).st_size,
             has_preview="preview" in header,
         )
+        check_words(card.placeholder, card.superclass)
+        check_recommended(card.bias, card.temperature)
+        return card
 
 
 def read_preview(path: Path) -> bytes | None:
     """The encoded picture in a concept file, or None. Raises ConceptError as `load_concept`."""
-    with _opened(Path(path)) as (_, header):
-        return _preview(header)
+    with _opened(Path(path)) as (_, whole):
+        return _preview(whole.metadata)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, str]]]:
-    """The open file and its header; what is raised within names the file."""
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """The open file and its header; what is raised within is a ConceptError that names the file."""
     try:
-        with _reading(path), safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            _check_format(header)
-            yield file, header
+        with _reading(path), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            whole = _header_of(file, size)
+            _check_format(whole.metadata)
+            if size > MAX_FILE:
+                raise ConceptError(
+                    f"the file has {size / 1e6:,.0f} MB; a concept has far below one, and at most "
+                    f"{MAX_FILE / 1e6:.0f} are read. Get another copy."
+                )
+            yield file, whole
     except ConceptError as error:
         raise ConceptError(f"{path}: {error}") from error
 
@@ -119,6 +180,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Mapping[str, str]]]:
 def _reading(path: Path) -> Iterator[None]:
     """Says in ConceptErrors what keeps a file from being read."""
     try:
+        # Opening a pipe would wait for somebody to write into it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConceptError("this is no file (a folder, a pipe or a device). Take it away.")
         yield
     except FileNotFoundError as error:
         raise ConceptError(
@@ -126,18 +190,61 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ConceptError(f"the file cannot be read: {error.strerror or error}") from error
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            if file.read(4).startswith(_PICKLE_STARTS):
-                raise ConceptError(
-                    "this is a pickle (a .pt, .bin or .ckpt file) under another name. Perfusion "
-                    "never opens pickles, because they can run programs: get the concept as a "
-                    ".safetensors file."
-                ) from error
+    except ConceptError:
+        raise
+    except (SafetensorError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        # The library's, Python's and torch's own words for what a damaged file can make of them.
         raise ConceptError(
-            f"this is not a whole safetensors file ({error}). It was cut short or damaged: "
-            "copy or download it again."
+            f"this is not a whole safetensors file ({shortened(error)}). It was cut short or "
+            "damaged: copy or download it again."
         ) from error
+
+
+def _header_of(file: BinaryIO, size: int) -> Header:
+    try:
+        return read_header(file, min(MAX_HEADER, size))
+    except NotSafetensors:
+        file.seek(0)
+        _check_kind(file.read(64), size)
+        raise
+
+
+def _check_kind(start: bytes, size: int) -> None:
+    """Raises ConceptError if a file that is no safetensors file is one of a kind that is known."""
+    if not size:
+        raise ConceptError("the file is empty. Copy or download it again.")
+    if start.startswith(_LFS):
+        raise ConceptError(
+            "this is a pointer of Git LFS, which stands for the file until that is fetched. Run "
+            '"git lfs pull" in the repository it came from, or download the file itself.'
+        )
+    if start.lstrip().startswith(b"<"):
+        raise ConceptError(
+            "this is a web page that was saved under the file's name, often that of a download "
+            "which asks to log in. Download the file itself."
+        )
+    if start.startswith((*_PICKLES, _ZIP)):
+        raise ConceptError(
+            "this is a pickle (a .pt, .bin or .ckpt file) or another archive under another name. "
+            "Perfusion never opens pickles, because they can run programs: get the concept as a "
+            ".safetensors file."
+        )
+
+
+def _check_tensors(whole: Header) -> None:
+    """Raises ConceptError if the tensors are more, or others, than a concept can have."""
+    layers = sum(name.startswith("value.") for name in whole.tensors)
+    if layers > MAX_LAYERS or len(whole.tensors) > 2 * MAX_LAYERS + 32:
+        raise ConceptError(
+            f"the file has {len(whole.tensors)} tensors, {layers} of them values of layers; at "
+            f"most {MAX_LAYERS} layers are read. Get another copy."
+        )
+    for name, entry in whole.tensors.items():
+        if entry.dtype not in ("F16", "F32"):
+            raise ConceptError(
+                f"the tensor {shortened(name)} is of the dtype {shortened(entry.dtype)}; a "
+                "concept's are F16 or F32. Get another copy."
+            )
 
 
 def _to_header(concept: Concept) -> dict[str, str]:
@@ -165,14 +272,14 @@ def _to_header(concept: Concept) -> dict[str, str]:
 def _check_format(header: Mapping[str, str]) -> None:
     if header.get("format") != FORMAT:
         raise ConceptError(
-            f'this safetensors file is not a concept: its header has the format "'
-            f'{header.get("format", "")}", not "{FORMAT}". LoRAs, embeddings and checkpoints go '
-            "through their own loaders."
+            "this safetensors file is not a concept: its header has the format "
+            f'"{shortened(header.get("format", ""))}", not "{FORMAT}". LoRAs, embeddings and '
+            "checkpoints go through their own loaders."
         )
     if header.get("version") not in (VERSION, VERSION_WITH_KEYS):
         raise ConceptError(
-            f'the file has version "{header.get("version", "")}" of the format and this Perfusion '
-            f"reads versions {VERSION} and {VERSION_WITH_KEYS}. Update Perfusion."
+            f'the file has version "{shortened(header.get("version", ""))}" of the format and this '
+            f"Perfusion reads versions {VERSION} and {VERSION_WITH_KEYS}. Update Perfusion."
         )
 
 
@@ -209,10 +316,15 @@ def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept
     )
 
 
-def _entry(header: Mapping[str, str], key: str) -> str:
+def _entry(header: Mapping[str, str], key: str, most: int = MAX_ENTRY) -> str:
     if key not in header:
         raise ConceptError(
             f'the header has no entry "{key}": the file is damaged. Get another copy.'
+        )
+    if len(header[key]) > most:
+        raise ConceptError(
+            f'the header\'s entry "{key}" has {len(header[key])} letters; at most {most} are read. '
+            "Get another copy."
         )
     return header[key]
 
@@ -223,7 +335,7 @@ def _number(header: Mapping[str, str], key: str) -> float:
         return float(text)
     except ValueError as error:
         raise ConceptError(
-            f'the header says {key} = "{text}", which is not a number. Get another copy.'
+            f'the header says {key} = "{shortened(text)}", which is not a number. Get another copy.'
         ) from error
 
 
@@ -238,10 +350,12 @@ def _finite(header: Mapping[str, str], key: str) -> float:
 
 def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
     try:
-        training = json.loads(_entry(header, "training"))
-    except json.JSONDecodeError as error:
+        training = json.loads(_entry(header, "training", MAX_TRAINING))
+    except ConceptError:
+        raise
+    except (ValueError, RecursionError) as error:  # deep brackets, numbers of thousands of digits
         raise ConceptError(
-            f'the header\'s entry "training" is not JSON ({error}). Get another copy.'
+            f'the header\'s entry "training" is not JSON ({shortened(error)}). Get another copy.'
         ) from error
     if not isinstance(training, dict):
         raise ConceptError('the header\'s entry "training" is not a JSON object. Get another copy.')
@@ -251,9 +365,10 @@ def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
 def _preview(header: Mapping[str, str]) -> bytes | None:
     if "preview" not in header:
         return None
+    text = _entry(header, "preview", 4 * MAX_PREVIEW // 3 + 4)
     try:
-        return base64.b64decode(header["preview"], validate=True)
-    except binascii.Error as error:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:  # the second: letters that are not ASCII
         raise ConceptError(
             f'the header\'s entry "preview" is not base64 ({error}). Get another copy.'
         ) from error

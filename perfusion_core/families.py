@@ -20,6 +20,7 @@ class CrossAttention:
         key_norm: name of the norm that follows the keys; "" for none.
         before: what the text passes through between the text encoder and these layers; "" for
             nothing.
+        outside: first part of the paths that end like those of the layers and are not meant.
     """
 
     layer: str = "attn2"
@@ -28,6 +29,7 @@ class CrossAttention:
     bias: bool = False
     key_norm: str = ""
     before: str = ""
+    outside: str = ""
 
     @property
     def fused(self) -> bool:
@@ -36,7 +38,8 @@ class CrossAttention:
 
     def is_layer(self, path: str) -> bool:
         """Whether the module at `path` of a network is such a layer."""
-        return f".{path}".endswith(f".{self.layer}")
+        meant = not self.outside or path.partition(".")[0] != self.outside
+        return meant and f".{path}".endswith(f".{self.layer}")
 
 
 # The parts of a UNet by the first part of a layer's path.
@@ -122,6 +125,10 @@ _JOINT = Refusal(
     "a fixed text encoding, which is what a Perfusion concept edits"
 )
 _NO_PROMPT = Refusal("it is conditioned on pictures and has no prompt")
+_NO_PICTURE = Refusal(
+    "it makes no pictures: it finds things, outlines or depth in the pictures that it is given"
+)
+_UPSCALER = Refusal("it is an upscaler; apply the concept to the model that makes the picture")
 _FURTHER = Refusal("its text passes through a further network before it reaches attention")
 _AUDIO = Refusal("it makes sound, and a Perfusion concept is learned from pictures")
 
@@ -151,14 +158,21 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "Hunyuan3Dv2": _NO_PROMPT,
         "Hunyuan3Dv2_1": _NO_PROMPT,
         "Lotus": Refusal("it reads no prompt"),
-        "SD_X4Upscaler": Refusal(
-            "it is an upscaler; apply the concept to the model that makes the picture"
-        ),
+        "SD_X4Upscaler": _UPSCALER,
+        "SeedVR2": _UPSCALER,  # of videos; its two prompts are numbers in its own file
+        "PiD": _UPSCALER,  # the second half of another model: it draws from that one's latents
+        "TripoSplat": _NO_PROMPT,
+        "Trellis2": _NO_PROMPT,
+        "SAM3": _NO_PICTURE,
+        "RT_DETR_v4": _NO_PICTURE,
+        "DepthAnything3": _NO_PICTURE,
         "StableCascade_C": _FURTHER,
         "StableCascade_B": _FURTHER,
         "StableAudio1": _AUDIO,
+        "StableAudio3": _AUDIO,
         "ACEStep": _AUDIO,
         "ACEStep15": _AUDIO,
+        "MiniMaxMusic3": _AUDIO,
         "SD3": _JOINT,
         "AuraFlow": _JOINT,
         "Flux": _JOINT,
@@ -169,11 +183,16 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "Lumina2": _JOINT,
         "Omnigen2": _JOINT,
         "QwenImage": _JOINT,
+        "CogVideoX": _JOINT,
+        "ErnieImage": _JOINT,
+        "HiDreamO1": _JOINT,
+        "Ideogram4": _JOINT,
+        "JoyImage": _JOINT,
+        "Krea2": _JOINT,
+        "Lens": _JOINT,
+        "MiniMaxH3": _JOINT,
+        "PixelDiTT2I": _JOINT,
         "LTXAV": Refusal("it makes video and sound together in two joined networks"),
-        "Anima": Refusal(
-            "its text passes through a further network (an adapter of its language model) before "
-            "it reaches attention"
-        ),
         "Kandinsky5": Refusal(
             "its text passes through transformer blocks of its own before it reaches attention"
         ),
@@ -187,6 +206,7 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
             )
         ),
         "WAN21": _WAN,
+        "WAN22": _WAN,  # a class of its own in ComfyUI 0.3.52
         # A block's second part; its first, for the picture alone, ends in "attn" as well.
         "CosmosVideo": _later(
             CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
@@ -194,10 +214,27 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "CosmosPredict2": _later(
             CrossAttention("cross_attn", "k_proj", "v_proj", key_norm="k_norm")
         ),
+        # The adapter of its language model runs once a prompt; the layers see a fixed context.
+        "Anima": _later(
+            CrossAttention(
+                "cross_attn",
+                "k_proj",
+                "v_proj",
+                key_norm="k_norm",
+                before="llm_adapter",
+                outside="llm_adapter",
+            )
+        ),
         "LTXV": _later(
             CrossAttention(
                 "attn2", "to_k", "to_v", bias=True, key_norm="k_norm", before="caption_projection"
             )
         ),
     }
+)
+
+# Part of a network that a class of `FAMILIES` can have -> why a model with it is refused.
+REFUSED_PARTS: Mapping[str, Refusal] = MappingProxyType(
+    # SDPose: the UNet of SD 2 or SDXL, with a head that reads poses out of it.
+    {"heatmap_head": _NO_PICTURE}
 )

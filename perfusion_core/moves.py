@@ -118,7 +118,7 @@ def parse_moves(text: str, last: Sliders) -> Moves:
 class LiveSliders:
     """A course that is made while it is followed: the sliders of one run that somebody moves.
 
-    A sampler follows it in one thread, `offer` may be called from another.
+    A sampler follows it in one thread at a time, `offer` may be called from another.
 
     Args:
         start: what holds at first.

@@ -22,4 +22,9 @@ def is_foreign(headers: Mapping[str, str]) -> bool:
         return site not in ("same-origin", "none")
     # Browsers leave that header out towards other machines over plain http.
     origin = headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("Host", "").lower()
+    try:
+        return origin is not None and (
+            urlsplit(origin).netloc.lower() != headers.get("Host", "").lower()
+        )
+    except ValueError:  # no address at all
+        return True

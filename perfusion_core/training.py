@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from .batches import Batch, PictureGroup, TrainingError, batches
+from .batches import Batch, PictureGroup, TrainingError, batches, captions_of
 from .concept import Concept, check_fits, check_words
 from .covariance import Covariance
 from .edit import GatedEdit
@@ -68,6 +68,11 @@ class Backbone(Protocol):
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
     ) -> Encoded:
         """Encode prompts with one placeholder in each; differentiable in its `embeddings`."""
+
+    def check_prompts(
+        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+    ) -> None:
+        """Raises TrainingError unless `encode` can take each of these prompts."""
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         """W_V p [out] of one layer, without gradient, for an encoding p [d]."""
@@ -186,6 +191,11 @@ OnStep = Callable[[int, int, float, Callable[[], Concept]], None]
 the concept as it is then. May raise to stop at once."""
 
 
+OnFailure = Callable[[BaseException, Callable[[], Concept]], bool]
+"""Called with what ended a step after the first, and a snapshot as in `OnStep`. True: training ends
+there with what was learned. False: the error goes on."""
+
+
 def train(
     backbone: Backbone,
     groups: Sequence[PictureGroup],
@@ -196,6 +206,7 @@ def train(
     settings: TrainingSettings,
     start: Concept | None = None,
     on_step: OnStep | None = None,
+    on_failure: OnFailure | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Learn a concept from pictures.
@@ -211,6 +222,7 @@ def train(
         settings: how to train.
         start: a concept to go on from, of the same model family and superclass.
         on_step: told of every step.
+        on_failure: asked when a step after the first fails.
         cancelled: asked before every step; when true, training ends there.
 
     Raises ConceptError for words that cannot name a concept, TrainingError for unusable pictures or
@@ -226,7 +238,9 @@ def train(
         seed = (settings.seed + before) % 2**64
         drawn = batches(groups, placeholder, superclass, settings.batch_size, seed)
         first = next(drawn)  # what is wrong with the pictures comes up before anything is encoded
-        learner = _Learner(backbone, placeholder, superclass, covariance, settings, start)
+        learner = _Learner(
+            backbone, placeholder, superclass, covariance, settings, start, captions_of(groups)
+        )
         losses: list[float] = []
 
         def snapshot() -> Concept:
@@ -244,7 +258,12 @@ def train(
         for batch in chain([first], drawn):
             if len(losses) == settings.steps or (cancelled is not None and cancelled()):
                 break
-            losses.append(learner.step(batch))
+            try:
+                losses.append(learner.step(batch))
+            except BaseException as error:
+                if not losses or on_failure is None or not on_failure(error, snapshot):
+                    raise
+                break
             if on_step is not None:
                 on_step(len(losses), settings.steps, losses[-1], snapshot)
         return TrainingResult(snapshot(), losses, len(losses) == settings.steps)
@@ -299,6 +318,7 @@ class _Learner:
         covariance: Covariance,
         settings: TrainingSettings,
         begin: Concept | None,
+        captions: Sequence[str],
     ) -> None:
         self.backbone = backbone
         self.placeholder = placeholder
@@ -309,6 +329,9 @@ class _Learner:
         word = backbone.superclass_embeddings(superclass)
         start = {name: aligned(vectors, settings.vectors) for name, vectors in word.items()}
         prompts = [t.format(placeholder) for t in templates_for(superclass)]
+        # What comes up late is refused now, before anything was learned that it would end.
+        more = [caption.replace("{}", placeholder) for caption in captions]
+        backbone.check_prompts([*prompts, *more], placeholder, start)
         with torch.no_grad():
             # p: with the superclass's own vectors, the placeholder is the superclass word.
             self.superclass_encoding = _encoding(backbone.encode(prompts, placeholder, word))

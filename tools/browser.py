@@ -1,4 +1,4 @@
-"""What the browser tests need: a Chromium of the system, and a newer ComfyUI frontend from PyPI.
+"""What the browser tests need: a Chromium of the system, and the newest ComfyUI frontend on PyPI.
 
 A browser is part of the system, so it comes from the system's packages, where set-up may install
 them (as root, with apt-get); elsewhere one that is there already is used.
@@ -6,7 +6,9 @@ them (as root, with apt-get); elsewhere one that is there already is used.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,8 +48,7 @@ USUAL_PLACES = {
 # The fonts are those that the frontend falls back to: a bare system has none.
 PACKAGES = ("chromium", "fonts-dejavu-core")
 
-NEWER_FRONTEND = "1.37.11"
-FRONTEND_SHA256 = "6fed139ec942b05430559fa8e45b584029b3ed623899212ec6ffb5b09cdc042c"
+FRONTEND = "comfyui-frontend-package"
 FRONTEND_FOLDER = "comfyui_frontend_package/static/"
 
 HOW_TO_GET_ONE = (
@@ -88,7 +89,7 @@ def _runs(program: Path) -> bool:
 
 
 def setup_browser(host: Host, steps: Steps) -> Path | None:
-    """Make the browser and the newer frontend ready; say in one line if there can be none.
+    """Make the browser and the newest frontend ready; say in one line if there can be none.
 
     A missing browser is no error here: the tests that need one are skipped (in CI they fail).
     """
@@ -132,32 +133,78 @@ def _apt_install(steps: Steps) -> None:
         steps.run(install, timeout=1800)
 
 
-def frontend_folder(steps: Steps) -> Path:
-    """Where the newer frontend lies: what `--front-end-root` takes."""
-    return steps.home / f"frontend-{NEWER_FRONTEND}"
+def frontend_folder(steps: Steps) -> Path | None:
+    """The newest frontend that was unpacked (what `--front-end-root` takes), or None."""
+    names = [path.name for path in steps.home.glob("frontend-*") if path.is_dir()]
+    whole = [name for name in names if steps.stamp(name).is_file()]
+    newest = max(whole, key=_version_of, default=None)
+    return steps.home / newest if newest else None
+
+
+def _version_of(name: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
 def setup_frontend(host: Host, steps: Steps) -> None:
-    """Download the newer frontend and unpack it; nothing of the host's environment changes."""
-    target = frontend_folder(steps)
+    """Download PyPI's newest frontend and unpack it; nothing of the host's environment changes.
+
+    Where PyPI cannot be asked, the newest one that was unpacked before goes on being used, which
+    is said. Raises `SetupError` if there is none.
+    """
+    try:
+        version, digest = newest_frontend(host.python, steps)
+        _unpack_once(host, steps, version, digest)
+    except SetupError as error:
+        kept = frontend_folder(steps)
+        if kept is None:
+            raise SetupError(
+                f"no newest frontend, its browser tests are skipped: {error}"
+            ) from error
+        say(f"the browser tests use {kept.name}, had earlier: {error}")
+
+
+def newest_frontend(python: Path, steps: Steps) -> tuple[str, str]:
+    """Version and sha256 of the newest frontend that `python`'s pip finds; nothing is installed.
+
+    Raises `SetupError` if the index cannot be reached or gives no sha256.
+    """
+    report = steps.home / "newest-frontend.json"
+    report.unlink(missing_ok=True)
+    ask: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+    ]
+    ask += ["--disable-pip-version-check", "--retries", "1", "--report", report, FRONTEND]
+    steps.run(ask, timeout=300)
+    try:
+        (found,) = json.loads(report.read_text(encoding="utf-8"))["install"]
+        return found["metadata"]["version"], found["download_info"]["archive_info"]["hashes"][
+            "sha256"
+        ]
+    except (OSError, KeyError, ValueError) as error:
+        raise SetupError(f"pip did not say which {FRONTEND} is the newest ({error!r})") from error
+
+
+def _unpack_once(host: Host, steps: Steps, version: str, digest: str) -> None:
+    target = steps.home / f"frontend-{version}"
 
     def action() -> None:
-        wheel = fetch_wheel(
-            host.python,
-            steps,
-            f"comfyui-frontend-package=={NEWER_FRONTEND}",
-            FRONTEND_SHA256,
-        )
+        wheel = fetch_wheel(host.python, steps, f"{FRONTEND}=={version}", digest)
         unpack_frontend(wheel, target)
         wheel.unlink()
 
     name = target.name
-    if steps.done(name, FRONTEND_SHA256) and target.is_dir():
+    if steps.done(name, digest) and target.is_dir():
         return
     with steps.lock():
         if not target.is_dir():
             steps.stamp(name).unlink(missing_ok=True)
-        steps.step(name, FRONTEND_SHA256, f"unpacking ComfyUI's frontend {NEWER_FRONTEND}", action)
+        steps.step(name, digest, f"unpacking ComfyUI's frontend {version}", action)
 
 
 def unpack_frontend(wheel: Path, target: Path) -> None:

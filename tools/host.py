@@ -139,7 +139,7 @@ def main(argv: list[str]) -> int:
     run.add_argument("--unit", action="store_true", help="what needs no host: a light environment")
     run.add_argument("--need", action="append", default=[], help="a module that must be there")
     run.add_argument("--want", action="append", default=[], choices=install.WANTED)
-    run.add_argument("--browser", action="store_true", help="a browser and a newer frontend")
+    run.add_argument("--browser", action="store_true", help="a browser and the newest frontend")
     served = commands.add_parser("serve")
     served.add_argument("--port", type=int)
     cleaned = commands.add_parser("clean")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from perfusion_core.families import FAMILIES, REFUSED, CrossAttention
+from perfusion_core.families import FAMILIES, REFUSED
 from tools.locate import ROOT
 from tools.steps import say, write_atomic
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
-HEAD = ("models", "id", "text width", "keys and values", "status")
+HEAD = ("models", "id", "text width", "status")
 
 
 def families_table() -> str:
-    """What is supported, what is not yet, and what is refused and why; one row each."""
-    rows = [HEAD, ("---",) * len(HEAD), *_supported(), *_not_yet(), *_refused()]
+    """A row for each supported family, one for those to come, one for all others."""
+    rows = [HEAD, ("---",) * len(HEAD), *_supported(), _not_yet(), _refused()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -24,33 +24,18 @@ def _supported() -> Iterator[tuple[str, ...]]:
     for family in FAMILIES.values():
         parts = " + ".join(map(str, family.encoders.values()))
         joined = f" ({parts})" if len(family.encoders) > 1 else ""
-        width = f"{family.context_width}{joined}"
-        where = _projections(family.attention)
-        yield family.title, f"`{family.id}`", width, where, "supported"
+        yield family.title, f"`{family.id}`", f"{family.context_width}{joined}", "supported"
 
 
-def _not_yet() -> Iterator[tuple[str, ...]]:
-    for name, refusal in REFUSED.items():
-        if refusal.attention is not None:
-            yield f"ComfyUI's `{name}`", "", "", _projections(refusal.attention), "not yet"
+def _not_yet() -> tuple[str, ...]:
+    names = [f"`{name}`" for name, refusal in REFUSED.items() if refusal.attention]
+    return f"ComfyUI's {', '.join(names)}", "", "", "not yet: their attention could carry concepts"
 
 
-def _refused() -> Iterator[tuple[str, ...]]:
-    reasons: dict[str, list[str]] = {}
-    for name, refusal in REFUSED.items():
-        if refusal.attention is None:
-            reasons.setdefault(refusal.reason, []).append(f"`{name}`")
-    for reason, names in reasons.items():
-        yield f"ComfyUI's {', '.join(names)}", "", "", "", f"refused: {reason}"
-
-
-def _projections(where: CrossAttention) -> str:
-    fused = f"`{where.layer}.{where.key}` (both in one)"
-    text = fused if where.fused else f"`{where.layer}.{where.key}`, `{where.value}`"
-    notes = ["with bias"] if where.bias else []
-    notes += [f"keys normed by `{where.key_norm}`"] if where.key_norm else []
-    notes += [f"text through `{where.before}`"] if where.before else []
-    return "; ".join([text, *notes])
+def _refused() -> tuple[str, ...]:
+    count = sum(refusal.attention is None for refusal in REFUSED.values())
+    others = "all others that ComfyUI knows (Flux, SD3, Qwen-Image, Z-Image ...)"
+    return others, "", "", f"refused: the error says why ({count} kinds, each judged by its code)"
 
 
 def with_table(text: str) -> str:

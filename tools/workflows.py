@@ -4,23 +4,46 @@
 graphs in the API's format, which the demo and the tests queue, and beside each a text that becomes
 a note on its canvas. One is made from the other, and a test checks that they still are the same.
 
-    python -m tools.workflows        rewrites workflows/ from demo/graphs/ (starts the host)
+    python -m tools.workflows        rewrites workflows/ and subgraphs/ from demo/graphs/ (starts
+                                     the host; a newer ComfyUI than 0.3.75 also makes room for
+                                     only those inputs that its page shows)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tools.layout import COLOURS, GROUP_PADDING, NODE_WIDTH, Wire, columns, lay_out
 from tools.locate import ROOT
 
 API_GRAPHS = ROOT / "demo" / "graphs"
 UI_GRAPHS = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-COLUMN, ROW_GAP = 380, 60
+NOTE_WIDTH, NOTE_GAP = 900, 50
 # What the pack's page puts onto nodes below their fields (js/lib/part.js).
 PARTS = {"PerfusionConceptLoader": 290, "PerfusionTune": 205}
+
+# What graphs load and nobody has at first. The page offers the download, from the addresses that
+# ComfyUI's own templates have.
+MODELS = {
+    model["name"]: model
+    for model in (
+        {
+            "name": "v1-5-pruned-emaonly-fp16.safetensors",
+            "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+            "v1-5-pruned-emaonly-fp16.safetensors?download=true",
+            "directory": "checkpoints",
+        },
+        {
+            "name": "sd_xl_base_1.0.safetensors",
+            "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
+            "sd_xl_base_1.0.safetensors?download=true",
+            "directory": "checkpoints",
+        },
+    )
+}
 
 Graph = dict[str, dict[str, Any]]
 ObjectInfo = Mapping[str, Any]
@@ -50,118 +73,193 @@ def _extra_widget(name: str, kind: str, options: Mapping[str, Any]) -> Any | Non
     return None
 
 
-def _depths(graph: Graph) -> dict[str, int]:
-    """Each node's column: after its sources; one that has none stands before its first taker."""
-    depths: dict[str, int] = {}
-    sources = {
-        key: [value[0] for value in node["inputs"].values() if isinstance(value, list)]
+def _height(node: Mapping[str, Any], info: Mapping[str, Any], *, whole: bool) -> int:
+    """How high the page makes a node: with all its inputs, or without those that few touch."""
+    inputs = [i for i in _inputs(info) if whole or not i[2].get("advanced")]
+    sockets = sum(not _is_widget(kind, options) for _, kind, options in inputs)
+    fields = sum(1 + (_extra_widget(*each) is not None) for each in inputs if _is_widget(*each[1:]))
+    long_texts = sum(bool(options.get("multiline")) for _, _, options in inputs)
+    height = 46 + 20 * max(sockets, len(info["output"])) + 24 * fields + 70 * long_texts
+    height += PARTS.get(node["class_type"], 0)
+    shows_picture = info["output_node"] or "image_upload" in str(info["input"])
+    return height + (220 if shows_picture else 0)
+
+
+def _slots(info: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """(name, type, whether a field) of a node's inputs as the page numbers them: sockets first.
+
+    A field has a slot too, whether something is connected to it or not.
+    """
+    found = [(name, kind, _is_widget(kind, options)) for name, kind, options in _inputs(info)]
+    return sorted(found, key=lambda slot: slot[2])
+
+
+def wires(graph: Graph, object_info: ObjectInfo) -> list[Wire]:
+    """Every wire of a graph, by the places that its ends have on their nodes."""
+    found = []
+    for key, node in graph.items():
+        linked = {k for k, value in node["inputs"].items() if isinstance(value, list)}
+        slots = [name for name, _, _ in _slots(object_info[node["class_type"]])]
+        found += [
+            Wire(str(node["inputs"][name][0]), node["inputs"][name][1], key, slot)
+            for slot, name in enumerate(slots)
+            if name in linked
+        ]
+    return found
+
+
+def heights(graph: Graph, object_info: ObjectInfo) -> dict[str, float]:
+    """How high each node can get: where the page shows all of its inputs."""
+    return {
+        key: _height(node, object_info[node["class_type"]], whole=True)
         for key, node in graph.items()
     }
 
-    def depth(key: str) -> int:
-        if key not in depths:
-            depths[key] = 1 + max((depth(source) for source in sources[key]), default=-1)
-        return depths[key]
-
-    for key in graph:
-        depth(key)
-    for key in graph:
-        takers = [depths[other] for other in graph if key in sources[other]]
-        if takers and not sources[key]:
-            depths[key] = min(takers) - 1
-    return depths
-
 
 def to_ui(graph: Graph, object_info: ObjectInfo, note: str = "") -> dict[str, Any]:
-    """The graph as the UI saves one. Node ids must be numbers in strings; columns follow the links.
+    """The graph as the UI saves one, laid out by tools/layout.py.
 
     Args:
-        graph: a node's `_meta` may hold a `title`.
+        graph: node ids are numbers in strings; a node's `_meta` may hold a `title`.
         note: in Markdown; stands above the graph.
     """
-    links: list[list[Any]] = []
-    nodes: dict[str, dict[str, Any]] = {}
-    heights: dict[int, int] = {}
-    depths = _depths(graph)
-    for key in sorted(graph, key=lambda k: (depths[k], int(k))):
-        node, info = graph[key], object_info[graph[key]["class_type"]]
-        sockets: list[dict[str, Any]] = []
-        values: list[Any] = []
-        for name, kind, options in _inputs(info):
-            value = node["inputs"].get(name, options.get("default"))
-            if _is_widget(kind, options):
-                choices = options.get("options")
-                if value is None and choices:
-                    value = choices[0]
-                values.append(None if isinstance(value, list) else value)
-                extra = _extra_widget(name, kind, options)
-                if extra is not None:
-                    values.append(extra)
-                if not isinstance(value, list):
-                    continue
-            socket: dict[str, Any] = {"name": name, "type": kind, "link": None}
-            if _is_widget(kind, options):
-                socket["widget"] = {"name": name}
-            if isinstance(value, list):
-                links.append(
-                    [len(links) + 1, int(value[0]), value[1], int(key), len(sockets), kind]
-                )
-                socket["link"] = len(links)
-            sockets.append(socket)
-        outputs = [
-            {"name": name, "type": kind, "links": []}
-            for name, kind in zip(info["output_name"], info["output"], strict=True)
-        ]
-        long_text = any(o.get("multiline") for _, _, o in _inputs(info))
-        height = 60 + 24 * (max(len(sockets), len(outputs)) + len(values)) + 70 * long_text
-        height += PARTS.get(node["class_type"], 0)
-        height += 220 if info["output_node"] or "image_upload" in str(info["input"]) else 0
-        top = heights.get(depths[key], 80)
-        heights[depths[key]] = top + height + ROW_GAP
-        nodes[key] = {
-            "id": int(key),
-            "type": node["class_type"],
-            "pos": [60 + COLUMN * depths[key], top],
-            "size": [310, height],
-            "flags": {},
-            "order": len(nodes),
-            "mode": 0,
-            "inputs": sockets,
-            "outputs": outputs,
-            "properties": {"Node name for S&R": node["class_type"]},
-            "widgets_values": values,
-        }
-        title = node.get("_meta", {}).get("title")
-        if title:
-            nodes[key]["title"] = title
-    for number, source, slot, *_ in links:
-        nodes[str(source)]["outputs"][slot]["links"].append(number)
+    high = heights(graph, object_info)
+    layout = lay_out(graph, wires(graph, object_info), high)
+    numbers = {wire: n for n, wire in enumerate(wires(graph, object_info), start=1)}
+    links = [
+        [n, int(w.source), w.output, int(w.target), w.input, kind]
+        for w, n in numbers.items()
+        for kind in (object_info[graph[w.source]["class_type"]]["output"][w.output],)
+    ]
+    order = [key for _, keys in columns(graph, high) for key in keys]
+    nodes = {key: ui_node(key, graph, object_info, numbers) for key in order}
+    for n, (key, node) in enumerate(nodes.items()):
+        node |= {"pos": list(layout.places[key]), "order": n}
     last = max(int(k) for k in graph)
     if note:
         last += 1
-        nodes[str(last)] = _note(last, note, len(nodes))
+        top = min(box[1] for _, box in layout.groups)
+        nodes[str(last)] = _note(last, note, len(nodes), top)
     return {
         "last_node_id": last,
         "last_link_id": len(links),
         "nodes": list(nodes.values()),
         "links": links,
-        "groups": [],
+        "groups": [
+            {
+                "id": n,
+                "title": f"{n}. {title}",
+                "bounding": list(box),
+                "color": COLOURS[(n - 1) % len(COLOURS)],
+                "font_size": 24,
+                "flags": {},
+            }
+            for n, (title, box) in enumerate(layout.groups, start=1)
+        ],
         "config": {},
-        "extra": {},
+        "extra": reroutes({numbers[wire]: route for wire, route in layout.routes.items()}, links),
         "version": 0.4,
     }
 
 
-def _note(number: int, text: str, order: int) -> dict[str, Any]:
+def ui_node(
+    key: str,
+    graph: Graph,
+    object_info: ObjectInfo,
+    numbers: Mapping[Wire, int],
+    typed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One node as the UI saves it, at no place yet.
+
+    Args:
+        numbers: of the graph's links.
+        typed: what stands in fields that are linked, by their inputs' names.
+    """
+    node, info = graph[key], object_info[graph[key]["class_type"]]
+    incoming = {wire.input: n for wire, n in numbers.items() if wire.target == key}
+    sockets: list[dict[str, Any]] = []
+    for slot, (name, kind, field) in enumerate(_slots(info)):
+        socket: dict[str, Any] = {"name": name, "type": kind, "link": incoming.get(slot)}
+        sockets.append({**socket, "widget": {"name": name}} if field else socket)
+    values: list[Any] = []
+    for name, kind, options in _inputs(info):
+        if not _is_widget(kind, options):
+            continue
+        value = node["inputs"].get(name, options.get("default"))
+        choices = options.get("options")
+        if value is None and choices:
+            value = choices[0]
+        values.append((typed or {}).get(name) if isinstance(value, list) else value)
+        extra = _extra_widget(name, kind, options)
+        if extra is not None:
+            values.append(extra)
+    outgoing: dict[int, list[int]] = {}
+    for wire, n in numbers.items():
+        if wire.source == key:
+            outgoing.setdefault(wire.output, []).append(n)
+    properties: dict[str, Any] = {"Node name for S&R": node["class_type"]}
+    models = [MODELS[value] for value in node["inputs"].values() if _names_model(value)]
+    if models:
+        properties["models"] = models
+    made = {
+        "id": int(key),
+        "type": node["class_type"],
+        "pos": [0, 0],
+        "size": [NODE_WIDTH, _height(node, info, whole=False)],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": sockets,
+        "outputs": [
+            {"name": name, "type": kind, "links": outgoing.get(n, [])}
+            for n, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True))
+        ],
+        "properties": properties,
+        "widgets_values": values,
+    }
+    title = node.get("_meta", {}).get("title")
+    return {**made, "title": title} if title else made
+
+
+def _names_model(value: Any) -> bool:
+    return isinstance(value, str) and value in MODELS
+
+
+def reroutes(
+    routes: Mapping[int, Sequence[tuple[float, float]]], links: Sequence[Sequence[Any]]
+) -> dict[str, Any]:
+    """The page's own reroutes, by links; links of one output share those that they have in common.
+
+    Args:
+        routes: a link's number → the points that it is led by, from its source on.
+    """
+    outputs = {link[0]: (link[1], link[2]) for link in links}
+    made: dict[Any, dict[str, Any]] = {}
+    ends = []
+    for number, points in routes.items():
+        before: dict[str, Any] | None = None
+        for n in range(len(points)):
+            key = (outputs[number], points[: n + 1])
+            if key not in made:
+                made[key] = {"id": len(made) + 1, "pos": list(points[n]), "linkIds": []}
+                if before is not None:
+                    made[key]["parentId"] = before["id"]
+            before = made[key]
+            before["linkIds"].append(number)
+        if before is not None:
+            ends.append({"id": number, "parentId": before["id"]})
+    return {"reroutes": list(made.values()), "linkExtensions": ends} if made else {}
+
+
+def _note(number: int, text: str, order: int, above: float) -> dict[str, Any]:
     """A note of the UI's own, wide enough to read and above everything else."""
-    wide = 2 * COLUMN - 70
-    lines = sum(1 + len(line) * 7 // wide for line in text.splitlines())
-    height = 60 + 22 * lines
+    lines = sum(1 + len(line) * 7 // NOTE_WIDTH for line in text.splitlines() if line)
+    height = 70 + 19 * lines
     return {
         "id": number,
         "type": "MarkdownNote",
-        "pos": [60, 80 - height - ROW_GAP],
-        "size": [wide, height],
+        "pos": [-GROUP_PADDING, above - height - NOTE_GAP],
+        "size": [NOTE_WIDTH, height],
         "flags": {},
         "order": order,
         "mode": 0,
@@ -229,6 +327,7 @@ def load_note(name: str) -> str:
 
 
 def main() -> None:
+    from tools.blueprints import write_blueprints
     from tools.host import ready_host
     from tools.server import running_host
 
@@ -239,6 +338,7 @@ def main() -> None:
         text = json.dumps(made, indent=1, ensure_ascii=False)
         (UI_GRAPHS / path.name).write_text(text + "\n", encoding="utf-8")
         print(f"wrote workflows/{path.name}")
+    write_blueprints(object_info)
 
 
 if __name__ == "__main__":

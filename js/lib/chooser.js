@@ -1,7 +1,8 @@
 // The dialog of all concepts: pictures, what each is and is made for, a search.
 
-import { t } from "./language.js";
+import { familyTitle, t } from "./language.js";
 import { make } from "./make.js";
+import { picture } from "./picture.js";
 import { searched } from "./text.js";
 
 /**
@@ -35,6 +36,9 @@ export function openChooser(server, current, family) {
     const show = (cards, more) => {
       const found = searched(cards, search.value);
       list.replaceChildren(...found.map((card) => item(server, card, current, family, choose)));
+      // One stop of the Tab key for the whole list; the arrow keys go through it.
+      const first = list.querySelector('button[aria-selected="true"]') ?? list.querySelector("button");
+      if (first) first.tabIndex = 0;
       const rest = more ? `; ${t`${more} more are in the node's own list`}` : "";
       told.textContent = cards.length
         ? t`${found.length} of ${cards.length} concepts` + rest
@@ -78,14 +82,12 @@ function item(server, card, current, family, choose) {
       ]),
     ]);
   }
-  const picture = make("img", { class: "perfusion-picture", alt: "", loading: "lazy" });
-  if (card.has_preview) picture.src = server.preview(card);
   const other = family !== null && card.family !== family;
-  const button = make("button", { type: "button", class: "perfusion-item", role: "option", "aria-selected": selected, title: card.file }, [
-    picture,
+  const button = make("button", { type: "button", class: "perfusion-item", role: "option", tabindex: "-1", "aria-selected": selected, title: card.file }, [
+    picture(card.has_preview ? server.preview(card) : "", card.name),
     make("div", { class: "perfusion-about" }, [
       make("strong", { text: `${card.name} (${card.placeholder})` }),
-      make("div", { text: `${card.superclass} · ${card.family_title}` }),
+      make("div", { text: `${card.superclass} · ${familyTitle(card.family, card.family_title)}` }),
       make("div", { class: "perfusion-told", text: t`bias ${card.bias}, temperature ${card.temperature}` }),
       make("div", { class: "perfusion-warning", text: other ? t`for another family than the connected model` : "" }),
     ]),

@@ -23,6 +23,9 @@ export function addPart(node, name, root, { least, most }) {
     getMaxHeight: () => (most ?? least)() + 2 * MARGIN,
   });
   widget.serialize = false;
+  // As wide as its node, always: the frontend's side panel draws the parts of the node that is selected,
+  // and would leave its own width on them.
+  Object.defineProperty(widget, "width", { get: () => undefined, set() {}, configurable: true });
   if (!most) {
     // Else Vue's nodes give it its part of what room they have to spare, whatever its most is.
     widget.computeLayoutSize = undefined;

@@ -13,8 +13,16 @@ const MUTED = 2;
 const BYPASSED = 4;
 export const MANY = 500; // nodes in a row: a graph that goes round in a circle ends here
 
-// The origin of a subgraph's connections that begin at its frame, as the frontend numbers it.
-const FRAME_INPUT = -10;
+// The origin of a subgraph's connections that begin at its frame, where the graph does not tell it.
+const FRAME_INPUT = "-10";
+
+/**
+ * Whether two ids are one. They are the frontend's: numbers until 1.46, strings since; a prompt and
+ * a saved graph may have the other kind.
+ */
+export function sameId(one, other) {
+  return String(one) === String(other);
+}
 
 export function widgetOf(node, name) {
   return node?.widgets?.find((widget) => widget.name === name);
@@ -39,9 +47,13 @@ export function rootOf(graph) {
   return graph?.rootGraph ?? graph;
 }
 
+function nodesOf(graph) {
+  return graph?.nodes ?? graph?._nodes ?? [];
+}
+
 /** Every node of a graph and of its subgraphs, in each place that it has. @returns {Generator<Place>} */
 export function* placesIn(graph, path = []) {
-  for (const node of graph?.nodes ?? graph?._nodes ?? []) {
+  for (const node of nodesOf(graph)) {
     yield { node, path };
     if (node.subgraph && !path.includes(node)) yield* placesIn(node.subgraph, [...path, node]);
   }
@@ -67,7 +79,7 @@ export function placeAt(graph, id) {
   for (const part of String(id).split(":")) {
     if (node) path.push(node);
     const inside = node ? node.subgraph : graph;
-    node = inside?.getNodeById(Number(part)) ?? inside?.getNodeById(part) ?? null;
+    node = nodesOf(inside).find((one) => sameId(one.id, part)) ?? null;
     if (!node) return null;
   }
   return { node, path };
@@ -109,7 +121,7 @@ export function follow(place, input) {
     const link = slot.found ?? linkOf(graph, slot.link);
     if (!link) return holder ? { open: { node: holder, input: slot } } : {};
     holder = null;
-    if (link.origin_id === FRAME_INPUT) {
+    if (sameId(link.origin_id, graph.inputNode?.id ?? FRAME_INPUT)) {
       holder = path.at(-1);
       path = path.slice(0, -1);
       graph = holder?.graph;

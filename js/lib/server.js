@@ -1,5 +1,7 @@
 // The pack's routes (nodes/routes.py), as the page asks them.
 
+import { inEnglish } from "./words.js";
+
 const KEPT = 100; // answers; each is a few kilobytes
 
 /**
@@ -35,9 +37,13 @@ const KEPT = 100; // answers; each is a few kilobytes
  */
 
 export class Server {
-  /** @param {any} api ComfyUI's, or anything with fetchApi and apiURL */
-  constructor(api) {
+  /**
+   * @param {any} api ComfyUI's, or anything with fetchApi and apiURL
+   * @param {typeof inEnglish} t the language
+   */
+  constructor(api, t = inEnglish) {
     this.api = api;
+    this.t = t;
     /** @type {Map<string, Promise<Card>>} */
     this.cards = new Map();
     /** @type {Map<string, Card>} those that have come */
@@ -134,23 +140,23 @@ export class Server {
 
   async get(path, query) {
     const text = new URLSearchParams(query).toString();
-    return answer(await this.api.fetchApi(text ? `${path}?${text}` : path, { cache: "no-store" }));
+    return this.answer(await this.api.fetchApi(text ? `${path}?${text}` : path, { cache: "no-store" }));
   }
 
   async post(path, body) {
     const headers = { "Content-Type": "application/json" };
-    return answer(await this.api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(body) }));
+    return this.answer(await this.api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(body) }));
   }
-}
 
-/** What a response says. Throws the server's reason when it refused. */
-async function answer(response) {
-  let body = null;
-  try {
-    body = await response.json();
-  } catch {
-    // Not from our routes: below.
+  /** What a response says. Throws the server's reason when it refused. */
+  async answer(response) {
+    let body = null;
+    try {
+      body = await response.json();
+    } catch {
+      // Not from our routes: below.
+    }
+    if (response.ok && body) return body;
+    throw new Error(body?.error ?? this.t`the server answered ${response.status}: is Perfusion installed there?`);
   }
-  if (response.ok && body) return body;
-  throw new Error(body?.error ?? `the server answered ${response.status}: is Perfusion installed there?`);
 }

@@ -44,6 +44,12 @@ const ZH = {
   "The sampler did not take the slider: {0}": "采样器没有采用滑块：{0}",
   "its subgraph is used {0} times, so what one of them used could not be kept.": "它的子图被使用了 {0} 次，所以无法记录其中一处实际所用的值。",
   "What the node says": "节点的说明",
+  "The chosen concept": "所选的概念",
+  "the emoji world of the demo": "演示的 emoji 世界",
+  "ComfyUI is running a graph; its text encoder is not asked now.": "ComfyUI 正在运行工作流，现在不询问它的文本编码器。",
+  "Run the graph once: the tokens come from its CLIP.": "请运行一次工作流：词元来自它的 CLIP。",
+  "Run the graph once: a concept is made in it, in no file.": "请运行一次工作流：其中一个概念由它生成，不在文件里。",
+  "the server answered {0}: is Perfusion installed there?": "服务器的回答是 {0}：那里安装了 Perfusion 吗？",
 };
 
 const JA = {
@@ -89,6 +95,12 @@ const JA = {
   "The sampler did not take the slider: {0}": "サンプラーがスライダーを取り入れませんでした：{0}",
   "its subgraph is used {0} times, so what one of them used could not be kept.": "サブグラフが {0} か所で使われているため、それぞれが使った値を残せません。",
   "What the node says": "ノードからの知らせ",
+  "The chosen concept": "選ばれたコンセプト",
+  "the emoji world of the demo": "デモの絵文字の世界",
+  "ComfyUI is running a graph; its text encoder is not asked now.": "ComfyUI がワークフローを実行中なので、今はテキストエンコーダーに問い合わせません。",
+  "Run the graph once: the tokens come from its CLIP.": "ワークフローを一度実行してください。トークンはその CLIP から来ます。",
+  "Run the graph once: a concept is made in it, in no file.": "ワークフローを一度実行してください。コンセプトの 1 つはその中で作られ、ファイルにはありません。",
+  "the server answered {0}: is Perfusion installed there?": "サーバーの応答は {0} です。そこに Perfusion はインストールされていますか？",
 };
 
 export const WORDS = { zh: ZH, ja: JA };

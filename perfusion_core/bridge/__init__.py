@@ -21,7 +21,7 @@ from .folder import (
     file_fingerprint,
     folder_fingerprint,
     register_folder,
-    save_path,
+    save_named,
     saved_name,
 )
 from .inspect import token_gates
@@ -120,7 +120,7 @@ __all__ = [
     "register_metadata",
     "remember_encoder",
     "renamed",
-    "save_path",
+    "save_named",
     "saved_name",
     "score_models",
     "stack_of",

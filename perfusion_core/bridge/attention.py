@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..attention import AttentionMaps, AttentionSums, own_words, word_attention
 from ..edit import GatedEdit
+from ..families import Family
 from .models import HostMismatch, attention_modules, detect_family
 from .stack import edit_of, stack_of
 
@@ -88,11 +89,9 @@ def attention_maps(
     family = detect_family(model)
     latents = sample.fix_empty_latent_channels(model, latent["samples"])
     sums = AttentionSums(len(latents), len(stack), *latents.shape[-2:])
-    modules = attention_modules(model.model.diffusion_model, family)
-    if scope.group:
-        modules = {p: m for p, m in modules.items() if family.group(p) == scope.group}
-    watch = Watch(modules, edit_of(stack), sums)
+    watch = Watch(family, scope.group, edit_of(stack), sums)
     clone = model.clone()
+    clone.remove_additional_models("multigpu")  # what is added up lies on one GPU
     # Last, so that its hooks lie around those of the edit: they see the prompt as it comes, and the
     # keys as they go.
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, watch)
@@ -173,14 +172,18 @@ def _uncompiled() -> AbstractContextManager[Any]:
 class Watch:
     """Adds up the attention of each pass: a wrapper around the host's `apply_model`.
 
+    Args:
+        group: of the layers to look at; "" for all. See `Family.group`.
+
     Attributes:
         layers: how many were looked at so far, each pass's again.
         left_out: how many passes were not, being over a part of the picture.
     """
 
-    def __init__(self, modules: Mapping[str, Any], edit: GatedEdit, sums: AttentionSums) -> None:
+    def __init__(self, family: Family, group: str, edit: GatedEdit, sums: AttentionSums) -> None:
         self.layers = self.left_out = 0
-        self._modules = modules
+        self._family = family
+        self._group = group
         self._edit = edit
         self._sums = sums
         self._words: tuple[Tensor, Tensor] | None = None
@@ -190,7 +193,12 @@ class Watch:
         if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
             self.left_out += 1
             return executor(x, *args, **kwargs)
-        with watched(self._modules, self._add):
+        # Of the network that this pass comes to: the host runs some prompts on a copy of the model.
+        modules = attention_modules(executor.class_obj.diffusion_model, self._family)
+        if self._group:
+            in_group = self._family.group
+            modules = {p: m for p, m in modules.items() if in_group(p) == self._group}
+        with watched(modules, self._add):
             return executor(x, *args, **kwargs)
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:

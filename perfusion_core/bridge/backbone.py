@@ -18,9 +18,11 @@ from ..families import FAMILIES
 from ..training import Encoded
 from .checkpointing import checkpointed
 from .hooks import Differences, edited
+from .memory import out_of_memory
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
 from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words, word_tokens
 from .stack import stack_of
+from .weights import is_dynamic, no_room, trainable_weights
 
 # What autograd keeps of a forward pass until backward, in bytes for each cell of the latents and
 # each byte of the dtype: counted on the true networks of SD 1.5 (512 px: 89,900) and SDXL (1024 px:
@@ -37,9 +39,6 @@ KEPT_OF_TEXT = 80
 EVERYTHING = 1e20
 
 CHECKPOINTING = ("auto", "on", "off")
-
-HALF = (torch.float16, torch.bfloat16)
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class HostBackbone:
@@ -65,14 +64,18 @@ class HostBackbone:
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
 
     def resume(self) -> None:
-        """Both on the device, all else off it, and weights that autograd can work with."""
+        """Both on the device, all else off it, and weights that autograd can work with.
+
+        Raises TrainingError when the weights do not fit into the device's memory.
+        """
         from comfy import model_management
 
-        model_management.load_models_gpu(
-            [self._model, self._clip.patcher], memory_required=EVERYTHING, force_full_load=True
-        )
-        self._ready.enter_context(_ordinary_weights(self._base))
-        self._ready.enter_context(_ordinary_weights(self._clip.cond_stage_model, fine=True))
+        try:
+            self._load()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(no_room([self._model, self._clip.patcher])) from error
         # A copy on the CPU: reading a number from the device waits for it, and every step reads one
         # for each picture.
         self._schedule = deepcopy(self._base.model_sampling).cpu()
@@ -80,6 +83,17 @@ class HostBackbone:
             self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
         else:
             self.checkpointing = self._wanted == "on"
+
+    def _load(self) -> None:
+        from comfy import model_management
+
+        patchers = [self._model, self._clip.patcher]
+        if any(map(is_dynamic, patchers)):
+            # Loading a dynamic model takes no other off the device.
+            model_management.free_memory(EVERYTHING, self.device)
+        model_management.load_models_gpu(patchers, memory_required=EVERYTHING, force_full_load=True)
+        self._ready.enter_context(trainable_weights(self._model))
+        self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
 
     def release(self) -> None:
         """Both with their own weights again."""
@@ -154,17 +168,32 @@ class HostBackbone:
         distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
         with torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged):
             encoding = encode(clip, distinct, pooled=self._pooled)
-        if len(encoding.context) != len(distinct) or not bool(encoding.vectors.any(dim=1).all()):
-            longest = max(prompts, key=len)
-            raise TrainingError(
-                f'a training prompt such as "{longest}" does not fit the text encoder in one piece '
-                f'with "{placeholder}" in it: use a shorter superclass or caption'
-            )
         # The last vector of the placeholder: the only one that has seen all the others.
         positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
         rows = [distinct.index(prompt) for prompt in prompts]
         pooled = None if encoding.pooled is None else _rows(encoding.pooled, rows)
         return Encoded(_rows(encoding.context, rows), _rows(positions, rows), pooled)
+
+    def check_prompts(
+        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+    ) -> None:
+        """See `Backbone`."""
+        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
+        clip = with_words(self._clip, words)
+        for prompt in prompts:
+            chunks = next(iter(clip.tokenize(prompt).values()))
+            known = [any(torch.is_tensor(token) for token, *_ in chunk) for chunk in chunks]
+            if not any(known):
+                raise TrainingError(
+                    f'the caption "{prompt}" does not have the placeholder "{placeholder}" as a '
+                    "word of its own, so the text encoder does not see it: write it apart from "
+                    "other letters and digits"
+                )
+            if len(chunks) > 1:
+                raise TrainingError(
+                    f'the caption "{prompt}" is too long: with "{placeholder}" in it the text '
+                    "encoder reads it in more than one piece. Use a shorter caption or superclass."
+                )
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         return self._projected(self._layers[layer].value, encoding)
@@ -357,48 +386,3 @@ def _for_training(model: Any, half: bool) -> Any:
     elif not (half and dtype == torch.float16 and device.type == "cuda"):
         clone.set_model_compute_dtype(torch.float32)
     return clone
-
-
-@contextmanager
-def _ordinary_weights(module: Any, fine: bool = False) -> Iterator[None]:
-    """Stands in for weights that were made in inference mode, which autograd refuses to save.
-
-    The stand-ins share the weights' memory, nothing is copied; then the very same objects are back.
-
-    Args:
-        fine: of a text encoder, which the host runs in fp32: weights of 16 bits are cast here, once
-            and not in every step. That takes no more memory at the peak, for autograd would hold
-            what was cast until the end of the step.
-    """
-    swapped: list[tuple[dict[str, Any], str, Any, Any]] = []
-    try:
-        for part in module.modules():
-            # The host casts no table of embeddings, only the rows that it takes.
-            casts = HALF if fine and not isinstance(part, torch.nn.Embedding) else ()
-            for table in (part._parameters, part._buffers):
-                for name, tensor in list(table.items()):
-                    if tensor is None:
-                        continue
-                    cast = tensor.dtype in casts and type(tensor) in PLAIN
-                    if not (cast or tensor.is_inference() or tensor.requires_grad):
-                        continue
-                    stand_in = tensor.detach().float() if cast else _ordinary(tensor)
-                    if table is part._parameters:
-                        stand_in = torch.nn.Parameter(stand_in, requires_grad=False)
-                    table[name] = stand_in
-                    swapped.append((table, name, tensor, stand_in))
-        yield
-    finally:
-        for table, name, tensor, stand_in in swapped:
-            # The host may have put something else there meanwhile; that is then its own.
-            if table.get(name) is stand_in:
-                table[name] = tensor
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    if type(tensor) not in PLAIN:
-        return tensor.detach().clone()  # a quantised tensor: what it wraps is not one storage
-    empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    return empty.set_(
-        tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
-    )

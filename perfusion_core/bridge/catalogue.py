@@ -10,20 +10,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
+from ..card import MAX_PREVIEW_SIDE, preview_kind
 from ..checkpoint_file import family_of_checkpoint
 from ..concept import Concept, ConceptError
 from ..concept_file import ConceptCard, load_concept, read_card, read_preview
 from ..families import Family
-from .folder import concept_names, concept_path
+from .folder import concept_names, concept_path, version_of
 
 # A list longer than this is no longer chosen from by looking.
 MAX_CARDS = 500
-# Previews are thumbnails of some kilobytes; a file made elsewhere could hold anything.
-MAX_PREVIEW = 1 << 20
-
 CHECKPOINT_FOLDERS = ("checkpoints", "diffusion_models")
-
-_PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 T = TypeVar("T")
 
@@ -34,12 +30,11 @@ class _ByFile(Generic[T]):
     def __init__(self, read: Callable[[Path], T], size: int) -> None:
         self._read = read
         self._size = size
-        self._kept: OrderedDict[Path, tuple[tuple[int, int], T]] = OrderedDict()
+        self._kept: OrderedDict[Path, tuple[tuple[int, ...], T]] = OrderedDict()
         self._lock = Lock()
 
     def __call__(self, path: Path) -> T:
-        status = path.stat()
-        version = (status.st_mtime_ns, status.st_size)
+        version = version_of(path.stat())
         with self._lock:
             kept = self._kept.get(path)
             if kept is not None and kept[0] == version:
@@ -70,7 +65,15 @@ class Listed:
 def concept_cards() -> tuple[list[Listed], int]:
     """The first `MAX_CARDS` concept files, and how many more there are."""
     names = concept_names()
-    return [concept_card(name) for name in names[:MAX_CARDS]], max(0, len(names) - MAX_CARDS)
+    return [_listed(name) for name in names[:MAX_CARDS]], max(0, len(names) - MAX_CARDS)
+
+
+def _listed(name: str) -> Listed:
+    """As `concept_card`; a name with no file behind it (any more) says so too."""
+    try:
+        return concept_card(name)
+    except ConceptError as error:
+        return Listed(name, None, str(error))
 
 
 def concept_card(name: str) -> Listed:
@@ -112,17 +115,13 @@ def concept_preview(name: str) -> tuple[bytes, str]:
     picture = _read(name, concept_path(name), read_preview)
     if picture is None:
         raise ConceptError(f'the concept file "{name}" has no preview')
-    if len(picture) > MAX_PREVIEW:
+    kind = preview_kind(picture)
+    if kind is None:
         raise ConceptError(
-            f'the preview in the concept file "{name}" has {len(picture)} bytes; at most '
-            f"{MAX_PREVIEW} are shown"
+            f'the preview in the concept file "{name}" is no PNG, JPEG or WebP picture of at most '
+            f"{MAX_PREVIEW_SIDE} by {MAX_PREVIEW_SIDE} pixels"
         )
-    for start, kind in _PICTURES.items():
-        if picture.startswith(start):
-            return picture, kind
-    if picture[:4] == b"RIFF" and picture[8:12] == b"WEBP":
-        return picture, "image/webp"
-    raise ConceptError(f'the preview in the concept file "{name}" is no PNG, JPEG or WebP picture')
+    return picture, kind
 
 
 def checkpoint_family(folder: str, name: str) -> Family | None:

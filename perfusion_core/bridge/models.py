@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..families import FAMILIES, REFUSED, Family
+from ..families import FAMILIES, REFUSED, REFUSED_PARTS, Family
 
 
 class HostMismatch(ValueError):
@@ -51,6 +51,9 @@ def detect_family(model: Any) -> Family:
     if not isinstance(network, UNetModel):
         inner = "" if network is None else f" (a {type(network).__name__})"
         raise HostMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
+    for part, refusal in REFUSED_PARTS.items():
+        if hasattr(network, part):
+            raise HostMismatch(_refusal(f"{name} with a {part}", refusal.reason))
     alike = {family.attention: family for family in FAMILIES.values()}
     found = [network_layers(network, family) for family in alike.values()]
     widths = {layer.text_width for layers in found for layer in layers.values()}

@@ -38,12 +38,20 @@ class Picture:
 
 
 def read_pictures(
-    images: Sequence[Tensor | None], masks: Sequence[Tensor | None], captions: str, placeholder: str
+    images: Sequence[Tensor | None],
+    masks: Sequence[Tensor | None],
+    captions: Sequence[str],
+    placeholder: str,
 ) -> list[Picture]:
     """Pictures from lists of the host's IMAGEs [B, H, W, C] and MASKs [B, h, w], and of captions.
 
-    A single mask serves all pictures. Raises TrainingError when there is no picture, or masks or
-    captions do not go with them.
+    Batches in a list count as the pictures in them. A single mask serves all pictures.
+
+    Args:
+        captions: one text with a line for each picture, or a text for each picture, such as a
+            folder of captioned pictures gives; "" for a picture without one.
+
+    Raises TrainingError when there is no picture, or masks or captions do not go with them.
     """
     pixels = [
         image[..., :3].movedim(-1, 0) for batch in images if batch is not None for image in batch
@@ -95,17 +103,29 @@ def prompt_lines(text: str, placeholder: str, kind: str) -> list[str]:
     return lines
 
 
-def _captions(text: str, placeholder: str, count: int) -> list[str]:
-    """One caption for each picture, with "{}" in the placeholder's place; empty ones for none."""
-    lines = prompt_lines(text, placeholder, "caption")
-    if not lines:
+def _captions(texts: Sequence[str], placeholder: str, count: int) -> list[str]:
+    """One caption for each picture, with "{}" in the placeholder's place; "" for none."""
+    if not any(text.strip() for text in texts):
         return [""] * count
+    if len(texts) > 1:
+        if len(texts) != count:
+            raise TrainingError(
+                f"There is a list of {len(texts)} captions for {count} pictures: connect one "
+                "caption for each picture, in their order."
+            )
+        # A caption of several lines is still one picture's: as one line it is read whole.
+        return [_caption(" ".join(text.split()), placeholder) for text in texts]
+    lines = prompt_lines(texts[0], placeholder, "caption")
     if len(lines) != count:
         raise TrainingError(
             f"There are {len(lines)} captions for {count} pictures: write one line for each "
             "picture, in their order, or leave the field empty."
         )
     return lines
+
+
+def _caption(text: str, placeholder: str) -> str:
+    return "".join(prompt_lines(text, placeholder, "caption"))
 
 
 def bring_to_size(
@@ -178,7 +198,7 @@ def picture_groups(
             PictureGroup(
                 torch.cat(latents),
                 torch.stack(masks) if masks else None,
-                [p.caption for p in members] if members[0].caption else (),
+                [p.caption for p in members] if any(p.caption for p in members) else (),
             )
         )
     return groups

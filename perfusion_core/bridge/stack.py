@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -226,7 +228,11 @@ def _locked_prompt(cond: Any) -> LockedPrompt | None:
 
 
 class StackTensors:
-    """What a stack needs of its concepts, whatever their settings; never changed, so shared."""
+    """What a stack needs of its concepts, whatever their settings; never changed, so shared.
+
+    Shared by passes in several threads as well: with several GPUs ComfyUI runs one each, on a copy
+    of the model each.
+    """
 
     def __init__(self, concepts: tuple[Concept, ...]) -> None:
         self.concepts = concepts
@@ -238,15 +244,16 @@ class StackTensors:
         )
         self.keys = _key_differences(concepts)
         self.family = FAMILIES[concepts[0].family]
-        self._network: Any = None
-        self._layers: dict[str, Layer] = {}
+        self._layers: weakref.WeakKeyDictionary[Any, dict[str, Layer]] = weakref.WeakKeyDictionary()
+        self._lock = Lock()
 
     def layers_of(self, base: Any) -> dict[str, Layer]:
         """The layers of a host's model object, whose network may be swapped between runs."""
-        if self._network is not base.diffusion_model:
-            self._layers = network_layers(base.diffusion_model, self.family)
-            self._network = base.diffusion_model
-        return self._layers
+        network = base.diffusion_model
+        with self._lock:
+            if network not in self._layers:
+                self._layers[network] = network_layers(network, self.family)
+            return self._layers[network]
 
 
 def _key_differences(concepts: Iterable[Concept]) -> Differences | None:
@@ -270,12 +277,14 @@ class StackPatch:
         self.tensors = tensors
         self._by_strengths: dict[tuple[float, ...], GatedEdit] = {}
         self._by_activity: dict[tuple[bool, ...], dict[str, GatedEdit]] = {}
+        self._lock = Lock()  # of all of these; see `StackTensors`
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         base = executor.class_obj
         options = _transformer_options(args, kwargs)
-        self._follow(options.get("sigmas"))
-        edits = self._edits(self._activity(base.model_sampling, options.get("sigmas")))
+        with self._lock:
+            self._follow(options.get("sigmas"))
+            edits = self._edits(self._activity(base.model_sampling, options.get("sigmas")))
         with edited(
             self.tensors.layers_of(base),
             edits,

@@ -62,6 +62,20 @@ class Similarities:
     own: bool
 
 
+def _uncancelled(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
+    """`token_gates` while nothing runs. A Cancel that is still pending then was for no run of ours:
+    ComfyUI's layers raise it once, and are asked again. Raises Busy for a second one."""
+    from comfy import model_management
+
+    entries = [recommended(concept) for concept in concepts]
+    for _ in range(2):
+        try:
+            return token_gates(clip, text, entries)
+        except model_management.InterruptProcessingException:
+            pass
+    raise Busy
+
+
 class Encoders:
     """The CLIPs and concepts that went through our nodes, and what was answered with each CLIP.
 
@@ -113,7 +127,7 @@ class Encoders:
                     raise Busy
                 # As the host runs its nodes: it may have to move weights that were loaded so.
                 with torch.inference_mode():
-                    gates = token_gates(clip, text, [recommended(c) for c in concepts])
+                    gates = _uncancelled(clip, text, concepts)
             self._keep(clip, key, gates)
         return Similarities(
             tuple(gates.words),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from playwright.sync_api import (
@@ -24,6 +24,9 @@ from playwright.sync_api import (
     Response,
     TimeoutError,
 )
+
+NodeId: TypeAlias = int | str
+"""What the page calls a node, a number or a string as its frontend has it: only handed back."""
 
 # No test waits that long for what works: a slow machine may.
 PATIENCE = 60_000  # milliseconds
@@ -46,21 +49,31 @@ SETTINGS: dict[str, Any] = {
     "Comfy.ColorPalette": "dark",
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Minimap.Visible": False,  # it lies over the canvas
+    # The offer to download the checkpoint that a graph names, which lies over the whole page.
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
 }
 
 # What the frontend itself asks for and does without when it is not there: files of a user that has
-# saved none, help pages in the page's language before those without one, and an index that the
-# templates' package has got since the version that the host pins.
+# saved none, help pages in the page's language before those without one, indexes that the
+# templates' package has got since the version that the host pins, and what hosts have got since.
 ABSENT_BY_DESIGN = re.compile(
-    r"/user\.css$|/userdata[/?]|/docs/\w+/[\w-]+\.md$|/templates/fuse_options\.json$"
+    r"/user\.css$|/userdata[/?]|/docs/\w+/[\w-]+\.md$|/templates/(fuse_options|index_logo)\.json$"
+    # The newest frontend asks for the jobs and for the blueprints of a host that is older.
+    r"|/api/jobs\?|/api/global_subgraphs$"
 )
 
-# Errors in the console that both frontends have without any pack. The servers here tell the browser
+# Errors in the console that the frontends have without any pack. The servers here tell the browser
 # to talk to nobody else (a part of --disable-api-nodes), so what the frontend asks its makers' site
-# is refused, and so is a WebAssembly module of its 3D viewer, which it loads from a data URL.
+# is refused, or how large the models are that a graph names; and so is a WebAssembly module of its
+# 3D viewer, which it loads from a data URL.
 OF_THE_FRONTEND = re.compile(
-    r"Connecting to '(https://api\.comfy\.org/|data:application/wasm)"
-    r"|Fetch API cannot load data:application/wasm"
+    r"Connecting to '(https://(api\.comfy\.org|huggingface\.co)/|data:application/wasm)"
+    r"|Fetch API cannot load (https://huggingface\.co/|data:application/wasm)"
+    # A host without jobs, see above.
+    r"|\[Jobs API\] Error fetching jobs: JobsApiError: Failed to fetch jobs: 404"
+    r"|Failed to fetch queue: JobsApiError: Failed to fetch jobs: 404"
+    # 1.49.6, at its own start.
+    r"|ComfyApp graph accessed before initialization$"
     r"|Error loading fuse options: AxiosError"
     # The minimap, which is off here, when another graph comes on the screen: a subgraph is opened.
     r"|Attempted to cleanup event listeners for graph that was never set up"
@@ -68,6 +81,8 @@ OF_THE_FRONTEND = re.compile(
     r"|TypeError: Cannot read properties of undefined \(reading 'id'\)\s+"
     r"at onChange \(\S+/assets/index-"
 )
+
+_RUN = re.compile(r"^Run( \(.+\))?$")
 
 # Runs, as the page hears of them.
 _RECORD = """() => {
@@ -109,6 +124,15 @@ _SLIDER_POINT = f"""([id, name, value]) => {{
   const box = app.canvas.canvas.getBoundingClientRect();
   return [box.left + left, box.top + top];
 }}"""
+
+_IN_PLACE = """() => {
+  const { ds, canvas } = app.canvas, { left } = canvas.getBoundingClientRect();
+  return [...document.querySelectorAll("[data-node-id]")].every((element) => {
+    const node = app.canvas.graph.getNodeById(element.dataset.nodeId);
+    const x = node && left + ds.convertOffsetToCanvas(node.pos)[0];
+    return !node || Math.abs(element.getBoundingClientRect().left - x) < 4;
+  });
+}"""
 
 _TRACK = """(track) => {
   const { x, y, width, height } = track.getBoundingClientRect();
@@ -185,9 +209,9 @@ class ComfyPage:
         self.page.goto(self.url)
         self.wait_ready()
 
-    def into_subgraph(self, *nodes: int) -> int:
+    def into_subgraph(self, *nodes: NodeId) -> NodeId:
         """Make a subgraph of nodes, as the menu of a selection does; return the node that it is."""
-        made: int = self.page.evaluate(
+        made: NodeId = self.page.evaluate(
             """async (ids) => {
               const before = new Set(app.graph.nodes);
               app.canvas.selectItems(ids.map((id) => app.graph.getNodeById(id)));
@@ -199,9 +223,9 @@ class ComfyPage:
         self.settle()
         return made
 
-    def enter(self, node: int) -> dict[str, int]:
+    def enter(self, node: NodeId) -> dict[str, NodeId]:
         """Open a node's subgraph; return the ids of its nodes by their classes."""
-        found: dict[str, int] = self.page.evaluate(
+        found: dict[str, NodeId] = self.page.evaluate(
             """(id) => {
               const node = app.graph.getNodeById(id);
               app.canvas.openSubgraph(node.subgraph, node);
@@ -221,6 +245,9 @@ class ComfyPage:
         self.page.wait_for_function(_READY)
         # It fades out, and takes the first clicks.
         self.page.locator(".p-blockui-mask").wait_for(state="hidden")
+        # Else a test of the one design would pass on the other.
+        shown = self.page.evaluate("() => Boolean(LiteGraph.vueNodesMode)")
+        assert shown == self.nodes2, f"Nodes 2.0 is {shown} in the page, {self.nodes2} in the test"
         self.page.evaluate(_RECORD)
 
     def settle(self) -> None:
@@ -248,21 +275,20 @@ class ComfyPage:
     def clear(self) -> None:
         self.load(EMPTY)
 
-    def search(self) -> Locator:
-        """Open the search for nodes with a double click on the empty canvas."""
-        found = self.page.locator(".comfy-vue-node-search-container")
+    def search(self) -> None:
+        """Open the search for nodes with a double click on the empty canvas, to be typed into."""
         for _ in range(10):
             self.page.mouse.dblclick(700, 500)
             # On a busy machine the two clicks may lie too far apart for the canvas.
             with suppress(TimeoutError):
-                found.wait_for(timeout=2000)
-                break
-        return found
+                self.page.locator("input[role=combobox]:focus").wait_for(timeout=2000)
+                return
+        raise AssertionError("no double click on the canvas opened the search for nodes")
 
-    def add(self, kind: str) -> int:
+    def add(self, kind: str) -> NodeId:
         """Add a node to an empty graph, where how a user does it is not the point."""
         self.clear()
-        node: int = self.page.evaluate(
+        node: NodeId = self.page.evaluate(
             "(kind) => { const n = LiteGraph.createNode(kind); app.graph.add(n); return n.id; }",
             kind,
         )
@@ -274,28 +300,28 @@ class ComfyPage:
         saved: dict[str, Any] = self.page.evaluate("() => app.graph.serialize()")
         return saved
 
-    def nodes(self, kind: str) -> list[int]:
+    def nodes(self, kind: str) -> list[NodeId]:
         """Ids of the nodes of a class, in the order of the graph."""
-        found: list[int] = self.page.evaluate(
+        found: list[NodeId] = self.page.evaluate(
             "(kind) => app.graph.nodes.filter((n) => n.type === kind).map((n) => n.id)", kind
         )
         return found
 
-    def node(self, kind: str) -> int:
+    def node(self, kind: str) -> NodeId:
         """The id of the graph's one node of a class."""
         (found,) = self.nodes(kind)
         return found
 
-    def kind(self, node: int) -> str:
+    def kind(self, node: NodeId) -> str:
         found: str = self.page.evaluate("(id) => app.graph.getNodeById(id).type", node)
         return found
 
-    def value(self, node: int, widget: str) -> Any:
+    def value(self, node: NodeId, widget: str) -> Any:
         return self.page.evaluate(
             f"([id, name]) => {{ {_WIDGET} return w.value; }}", [node, widget]
         )
 
-    def set_value(self, node: int, widget: str, value: Any) -> None:
+    def set_value(self, node: NodeId, widget: str, value: Any) -> None:
         """Set a widget where how a user does it is not the point."""
         self.page.evaluate(
             f"([id, name, value]) => {{ {_WIDGET} w.value = value; w.callback?.(value);"
@@ -303,11 +329,12 @@ class ComfyPage:
             [node, widget, value],
         )
 
-    def show(self, *nodes: int, scale: float = 1.0) -> None:
+    def show(self, *nodes: NodeId, scale: float = 1.0) -> None:
         """Bring nodes (none: all) to the middle of the canvas, without animation."""
         self.page.evaluate(
             """([ids, scale]) => {
-              const nodes = app.canvas.graph.nodes.filter((n) => !ids.length || ids.includes(n.id));
+              const asked = (n) => !ids.length || ids.includes(String(n.id));
+              const nodes = app.canvas.graph.nodes.filter(asked);
               const title = 30;
               const left = Math.min(...nodes.map((n) => n.pos[0]));
               const top = Math.min(...nodes.map((n) => n.pos[1] - title));
@@ -323,15 +350,23 @@ class ComfyPage:
               ds.offset[1] = height / 2 / ds.scale - (top + bottom) / 2;
               app.canvas.setDirty(true, true);
             }""",
-            [list(nodes), scale],
+            [[str(node) for node in nodes], scale],
         )
         self.settle()
+        if self.nodes2:
+            # Some frontends bring the elements there some frames after the canvas.
+            with suppress(TimeoutError):
+                self.page.wait_for_function(_IN_PLACE, timeout=2000)
+            self.settle()
 
-    def box(self, *nodes: int) -> dict[str, float]:
+    def box(self, *nodes: NodeId) -> dict[str, float]:
         """Where nodes with their titles lie in the page: x, y, width, height."""
+        if self.nodes2:
+            return self._box_of_elements([str(node) for node in nodes])
         found: dict[str, float] = self.page.evaluate(
             """(ids) => {
-              const nodes = app.canvas.graph.nodes.filter((n) => !ids.length || ids.includes(n.id));
+              const asked = (n) => !ids.length || ids.includes(String(n.id));
+              const nodes = app.canvas.graph.nodes.filter(asked);
               const { ds, canvas } = app.canvas, at = canvas.getBoundingClientRect();
               const place = (x, y) => ds.convertOffsetToCanvas([x, y]);
               const low = nodes.map((n) => place(n.pos[0], n.pos[1] - 30));
@@ -341,17 +376,32 @@ class ComfyPage:
                 width: Math.max(...high.map((p) => p[0])) - x,
                 height: Math.max(...high.map((p) => p[1])) - y };
             }""",
-            list(nodes),
+            [str(node) for node in nodes],
         )
         return found
 
-    def element(self, node: int) -> Locator:
+    def _box_of_elements(self, nodes: list[str]) -> dict[str, float]:
+        found: dict[str, float] = self.page.evaluate(
+            """(ids) => {
+              const all = [...document.querySelectorAll("[data-node-id]")];
+              const wanted = all.filter((one) => !ids.length || ids.includes(one.dataset.nodeId));
+              const boxes = wanted.map((one) => one.getBoundingClientRect());
+              const x = Math.min(...boxes.map((b) => b.left));
+              const y = Math.min(...boxes.map((b) => b.top));
+              return { x, y, width: Math.max(...boxes.map((b) => b.right)) - x,
+                height: Math.max(...boxes.map((b) => b.bottom)) - y };
+            }""",
+            nodes,
+        )
+        return found
+
+    def element(self, node: NodeId) -> Locator:
         """A node's element (Nodes 2.0 alone)."""
-        return self.page.locator(f'.lg-node[data-node-id="{node}"]')
+        return self.page.locator(f'[data-node-id="{node}"]')
 
     # Sliders.
 
-    def drag_slider(self, node: int, name: str, to: float, steps: int = 8) -> None:
+    def drag_slider(self, node: NodeId, name: str, to: float, steps: int = 8) -> None:
         """Take a slider with the mouse and move it to about a value."""
         begin, end = (
             self.slider_point(node, name, value) for value in (self.value(node, name), to)
@@ -363,10 +413,10 @@ class ComfyPage:
         mouse.up()
         self.settle()
 
-    def slider_point(self, node: int, name: str, value: float) -> tuple[float, float]:
+    def slider_point(self, node: NodeId, name: str, value: float) -> tuple[float, float]:
         """Where a slider's value lies in the page."""
         if self.nodes2:
-            track = self.element(node).locator(f'[data-slot="slider"][aria-label="{name}"]')
+            track = self.slider(node, name).locator("xpath=..")
             x, y, width, height, low, high = track.evaluate(_TRACK)
             return (x + width * (value - low) / (high - low), y + height / 2)
         point = self.page.evaluate(_SLIDER_POINT, [node, name, value])
@@ -374,7 +424,16 @@ class ComfyPage:
 
     # Connections.
 
-    def slot(self, node: int, side: str, number: int) -> tuple[float, float]:
+    def slider(self, node: NodeId, name: str) -> Locator:
+        """A slider's thumb (Nodes 2.0 alone). The frontend names its number field, beside it."""
+        labelled = self.element(node).locator(f'[aria-label="{name}"]')
+        return (
+            labelled.locator("xpath=ancestor-or-self::*[.//*[@role='slider']][1]")
+            .get_by_role("slider")
+            .first
+        )
+
+    def slot(self, node: NodeId, side: str, number: int) -> tuple[float, float]:
         """Where a slot's dot lies in the page. `side`: "in" or "out"."""
         if self.nodes2:
             box = self.page.locator(f'[data-slot-key="{node}-{side}-{number}"]').bounding_box()
@@ -391,7 +450,7 @@ class ComfyPage:
         )
         return (point[0], point[1])
 
-    def connect(self, source: int, output: int, target: int, input: int) -> None:
+    def connect(self, source: NodeId, output: int, target: NodeId, input: int) -> None:
         """Pull a connection from a node's output to another's input with the mouse."""
         mouse = self.page.mouse
         mouse.move(*self.slot(source, "out", output))
@@ -401,27 +460,31 @@ class ComfyPage:
         self.page.wait_for_function(
             """([source, target, input]) => {
               const link = app.graph.getNodeById(target).inputs[input].link;
-              return link != null && app.graph.links.get(link).origin_id === source;
+              return link != null && String(app.graph.links.get(link).origin_id) === String(source);
             }""",
             arg=[source, target, input],
         )
 
     # Plots of gates.
 
-    def plot(self, node: int) -> Locator:
+    def plot(self, node: NodeId) -> Locator:
         return self.page.locator(f'[data-perfusion="gate-plot"][data-node="{node}"]')
 
-    def plot_picture(self, node: int) -> str:
+    def plot_picture(self, node: NodeId) -> str:
         """The plot's pixels as a data URL, to compare."""
         found: str = self.plot(node).locator("canvas").evaluate("(canvas) => canvas.toDataURL()")
         return found
 
-    def wait_plot(self, node: int, status: str = "ok") -> None:
+    def tokens(self, node: NodeId) -> Locator:
+        """The list of a plot's tokens, which the keyboard walks through."""
+        return self.plot(node).get_by_role("listbox")
+
+    def wait_plot(self, node: NodeId, status: str = "ok") -> None:
         """Wait until the plot has the server's answer and has drawn it."""
         self.plot(node).and_(self.page.locator(f'[data-status="{status}"][data-draws]')).wait_for()
         self.settle()
 
-    def wait_other_plot(self, node: int, before: str) -> None:
+    def wait_other_plot(self, node: NodeId, before: str) -> None:
         """Wait until the plot is another picture than `before`."""
         canvas = self.plot(node).locator("canvas").element_handle()
         self.page.wait_for_function(
@@ -435,15 +498,24 @@ class ComfyPage:
         found: list[dict[str, Any]] = self.page.evaluate("() => window.testRuns")
         return found
 
+    def run_button(self) -> Locator:
+        """The button that queues the graph; it is called as the way to run that is chosen."""
+        return self.page.get_by_role("button", name=_RUN).first
+
     def press_run(self) -> None:
         """Click the button that queues the graph."""
-        self.page.get_by_test_id("queue-button").locator("button").first.click()
+        self.run_button().click()
 
     def run_on_change(self) -> None:
-        """Choose "Run (On Change)" in the menu beside that button."""
-        self.page.get_by_test_id("queue-button").locator(".p-splitbutton-dropdown").click()
-        self.page.get_by_role("menuitem", name="Run (On Change)").click()
-        self.page.get_by_test_id("queue-button").get_by_text("Run (On Change)").wait_for()
+        """Choose "Run (On Change)" in the menu of the button beside that one."""
+        self.run_button().locator("xpath=following::button").first.click()
+        name = "Run (On Change)"
+        items = [self.page.get_by_role(role, name=name) for role in ("menuitem", "menuitemradio")]
+        items[0].or_(items[1]).click()
+        # The menu of some frontends stays open; below the nodes, see `show`, the canvas is empty.
+        self.page.mouse.click(400, 985)
+        items[0].or_(items[1]).wait_for(state="hidden")
+        self.page.get_by_role("button", name=name).first.wait_for()
 
     @contextmanager
     def one_run(self, end: str = "execution_success") -> Iterator[dict[str, Any]]:
@@ -461,13 +533,13 @@ class ComfyPage:
             self.press_run()
         return run
 
-    def wait_preview(self, node: int) -> None:
+    def wait_preview(self, node: NodeId) -> None:
         """Wait until a node shows a picture of what is under way, inside its frame."""
         self.page.wait_for_function(
             """([id, nodes2]) => {
               const node = app.canvas.graph.getNodeById(id);
               const images = nodes2
-                ? document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)
+                ? document.querySelectorAll(`[data-node-id="${id}"] img`)
                 : (node.imgs ?? []);
               const last = node.widgets.at(-1);
               // The classic canvas makes the node higher one frame after the picture's first.
@@ -480,7 +552,7 @@ class ComfyPage:
             arg=[node, self.nodes2],
         )
 
-    def wait_picture(self, node: int) -> tuple[int, int]:
+    def wait_picture(self, node: NodeId) -> tuple[int, int]:
         """Wait until a node shows a picture, return its width and height in pixels."""
         if self.nodes2:
             image = self.element(node).locator('img[src*="/view"]').first
@@ -501,6 +573,11 @@ class ComfyPage:
 
 
 def save_settings(context: BrowserContext, url: str, changed: Mapping[str, Any]) -> None:
-    """Set the frontend's settings on the server, before a page is opened."""
-    answer = context.request.post(f"{url}/api/settings", data={**SETTINGS, **changed})
+    """Set the frontend's settings on the server, before a page is opened; the others begin anew."""
+    change_settings(context, url, {**SETTINGS, **changed})
+
+
+def change_settings(context: BrowserContext, url: str, changed: Mapping[str, Any]) -> None:
+    """Set some of the frontend's settings on the server; the others stay."""
+    answer = context.request.post(f"{url}/api/settings", data=dict(changed))
     assert answer.ok, f"{answer.status} {answer.text()}"

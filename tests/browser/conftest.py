@@ -1,9 +1,9 @@
 """Tests in a real browser: a real ComfyUI, its real frontend, and a Chromium of this system.
 
 The fixture `comfy` is ComfyUI's page. It is opened on the frontend that the host pins; a test that
-is marked with `on_every_frontend` runs on a newer one as well, and with its nodes as elements
-("Nodes 2.0"). A test fails if its page had an error in the console, or a request to the server that
-failed.
+is marked with `on_every_frontend` runs on the newest one of PyPI as well, and on both with nodes as
+elements of the page ("Nodes 2.0"). A test fails if its page had an error in the console, or a
+request to the server that failed.
 
 After each test `artifacts/` holds a picture of its page. Where no browser can be had the tests are
 skipped with one line that says how to get one; in CI (`CI=true`) that is a failure.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from serving import Frontend, Servers, example_concepts
 
-from tools.browser import HOW_TO_GET_ONE, NEWER_FRONTEND, find_browser, frontend_folder
+from tools.browser import HOW_TO_GET_ONE, find_browser, frontend_folder
 from tools.host import ready_host
 from tools.locate import home
 from tools.server import RunningHost
@@ -86,8 +86,8 @@ def frontend(request: pytest.FixtureRequest) -> Frontend:
 @pytest.fixture
 def host(servers: Servers, frontend: Frontend) -> RunningHost:
     """The live server that serves the test's frontend, with two trained concepts in it."""
-    if frontend is not Frontend.PINNED and not frontend_folder(Steps(home())).is_dir():
-        _cannot(f"ComfyUI's frontend {NEWER_FRONTEND} is not there; `make test-browser` gets it")
+    if frontend.newest and frontend_folder(Steps(home())) is None:
+        _cannot("PyPI's newest frontend is not there; `make test-browser` gets it")
     running = servers.of(frontend)
     running.check_alive()
     return example_concepts(running)
@@ -100,14 +100,16 @@ def comfy(
     """ComfyUI's page, opened as a browser that was never here."""
     from comfy_page import ComfyPage, save_settings
 
-    save_settings(chromium, host.url, {"Comfy.VueNodes.Enabled": frontend is Frontend.NODES2})
+    save_settings(chromium, host.url, {"Comfy.VueNodes.Enabled": frontend.nodes2})
     page = chromium.new_page()
-    nodes2 = frontend is Frontend.NODES2
-    comfy = ComfyPage(page, host.url, nodes2, ARTIFACTS / _file_name(request.node.name))
+    comfy = ComfyPage(page, host.url, frontend.nodes2, ARTIFACTS / _file_name(request.node.name))
     try:
         comfy.open()
         yield comfy
         comfy.keep()
     finally:
         page.close()
+        # What a test that failed left behind would keep all after it waiting.
+        chromium.request.post(f"{host.url}/api/queue", data={"clear": True})
+        chromium.request.post(f"{host.url}/api/interrupt")
     assert not comfy.problems, "in the browser's console:\n" + "\n".join(comfy.problems)

@@ -8,6 +8,10 @@
                         to the plot and the picture
     graph FILE PICTURE  a picture of any workflow's JSON
 
+`--frontend newest`, `--nodes2` and `--theme light` show the same on PyPI's newest frontend, with
+nodes as elements of the page ("Nodes 2.0"), and in the light theme: to be looked at, in the folder
+that `--out` names, where they are not to take the place of the repository's own.
+
 The concepts that the graphs name are trained as workflows/train_concept.json says, which takes
 some minutes; `--concepts FOLDER` takes files that are there instead. All of it is the real page of
 a real ComfyUI, in a folder of its own.
@@ -29,14 +33,15 @@ from typing import Any
 
 from PIL import Image
 
-from tests.browser.comfy_page import ComfyPage, save_settings
+from tests.browser.comfy_page import ComfyPage, NodeId, save_settings
 from tests.browser.driving import browser_context
 from tests.browser.scenes import SCENES, Scene
 from tests.browser.serving import example_concepts, example_graph, give_pictures
-from tools.browser import HOW_TO_GET_ONE, find_browser
+from tools.browser import HOW_TO_GET_ONE, find_browser, frontend_folder
 from tools.host import ready_host
-from tools.locate import ROOT
+from tools.locate import ROOT, home
 from tools.server import RunningHost, running_host
+from tools.steps import Steps
 from tools.workflows import UI_GRAPHS, graph_names, to_api
 
 HELP = ROOT / "js" / "docs"
@@ -51,6 +56,18 @@ BIASES = (0.0, 0.4, 0.8, 1.2)
 _GAVE_PICTURES = "(id) => Boolean(app.nodeOutputs[id]?.images?.length)"
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the page looks in the pictures."""
+
+    newest: bool = False
+    """PyPI's newest frontend, not the one that the host pins."""
+    nodes2: bool = False
+    theme: str = "dark"
+    scale: float = 1.5
+    """Pixels of a picture per pixel of the page."""
+
+
 @dataclass
 class Studio:
     """A page, its server, and what the server knows of nodes."""
@@ -60,6 +77,11 @@ class Studio:
     object_info: Mapping[str, Any]
     steps: int | None = None
     """Training steps, where not those of the example graph."""
+    out: Path | None = None
+    """Where pictures go instead of beside what they show."""
+
+    def write(self, picture: Image.Image, target: Path, **options: Any) -> None:
+        _write(picture, self.out / target.name if self.out else target, **options)
 
     def load(self, graph: dict[str, Any], name: str) -> bool:
         """Load a graph and run it if it can run here; return whether it did."""
@@ -84,11 +106,11 @@ class Studio:
                     return False
         return True
 
-    def apart(self, *nodes: int) -> None:
+    def apart(self, *nodes: NodeId) -> None:
         """Move nodes, one below the other, to where nothing is, nor was moved before."""
         self.arrange([nodes])
 
-    def arrange(self, columns: Sequence[Sequence[int]]) -> None:
+    def arrange(self, columns: Sequence[Sequence[NodeId]]) -> None:
         """Move nodes to where nothing is, side by side in columns."""
         self.comfy.page.evaluate(
             """(columns) => {
@@ -109,7 +131,7 @@ class Studio:
             [list(column) for column in columns],
         )
 
-    def cut(self, *nodes: int, ran: bool = False, height: int | None = None) -> Image.Image:
+    def cut(self, *nodes: NodeId, ran: bool = False, height: int | None = None) -> Image.Image:
         """What the page shows of nodes (none: all of them), without the menus.
 
         `height`: pixels of the page from the top, where not all.
@@ -118,14 +140,14 @@ class Studio:
         comfy.page.evaluate(
             "() => { app.canvas.deselectAll(); app.extensionManager.focusMode = true; }"
         )
-        comfy.page.locator(".side-tool-bar-container").first.wait_for(state="hidden")
+        comfy.page.get_by_role("button", name="Templates").first.wait_for(state="hidden")
         comfy.show(*nodes)
         comfy.page.mouse.move(5, 5)
         if ran:
             for node in nodes:
                 if comfy.plot(node).count():
                     comfy.wait_plot(node)
-                if comfy.page.evaluate(_GAVE_PICTURES, node):
+                if comfy.page.evaluate(_GAVE_PICTURES, str(node)):
                     comfy.wait_picture(node)
         comfy.settle()
         box = comfy.box(*nodes)
@@ -148,16 +170,26 @@ def _options(spec: Sequence[Any]) -> list[Any] | None:
 
 
 @contextmanager
-def studio(concepts: Path | None, steps: int | None, scale: float) -> Iterator[Studio]:
+def studio(
+    concepts: Path | None, steps: int | None, look: Look, out: Path | None
+) -> Iterator[Studio]:
     """A server with the example graphs' concepts, and its page."""
     program = find_browser()
     if program is None:
         sys.exit(f"no browser was found; {HOW_TO_GET_ONE}")
+    args: list[str] = []
+    if look.newest:
+        frontend = frontend_folder(Steps(home()))
+        if frontend is None:
+            sys.exit("PyPI's newest frontend is not there; `make pictures` gets it")
+        args = ["--front-end-root", str(frontend)]
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="perfusion-pictures-") as name:
         folder = Path(name)
         with (
-            running_host(ready_host(), folder / "base") as host,
-            browser_context(program, folder / "profile", 1800, 1300, scale) as context,
+            running_host(ready_host(), folder / "base", extra_args=args) as host,
+            browser_context(program, folder / "profile", 1800, 1300, look.scale) as context,
         ):
             give_pictures(host)
             if concepts:
@@ -165,18 +197,19 @@ def studio(concepts: Path | None, steps: int | None, scale: float) -> Iterator[S
                 for file in concepts.glob("*.safetensors"):
                     shutil.copy(file, host.models / "perfusion")
             example_concepts(host, steps)
-            save_settings(context, host.url, SETTINGS)
-            comfy = ComfyPage(context.new_page(), host.url)
+            shown = {"Comfy.VueNodes.Enabled": look.nodes2, "Comfy.ColorPalette": look.theme}
+            save_settings(context, host.url, {**SETTINGS, **shown})
+            comfy = ComfyPage(context.new_page(), host.url, look.nodes2)
             comfy.page.set_default_timeout(PATIENCE)
             comfy.open()
-            yield Studio(comfy, host, host.client.object_info(), steps)
+            yield Studio(comfy, host, host.client.object_info(), steps, out)
 
 
 def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
     kinds = [kind for kind in studio.object_info if kind.startswith("Perfusion")]
     todo = {kind for kind in kinds if not wanted or kind in wanted}
     for kind in sorted(todo & SCENES.keys()):
-        _write(_scene(studio, SCENES[kind]), HELP / f"{kind}.png")
+        studio.write(_scene(studio, SCENES[kind]), HELP / f"{kind}.png")
     todo -= SCENES.keys()
     for name in _names():
         graph = example_graph(name)
@@ -185,10 +218,10 @@ def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
             for kind in sorted(here):
                 node = studio.comfy.nodes(kind)[0]
                 studio.apart(node)
-                _write(studio.cut(node, ran=True), HELP / f"{kind}.png")
+                studio.write(studio.cut(node, ran=True), HELP / f"{kind}.png")
             todo -= here
     for kind in sorted(todo):
-        _write(studio.cut(studio.comfy.add(kind)), HELP / f"{kind}.png")
+        studio.write(studio.cut(studio.comfy.add(kind)), HELP / f"{kind}.png")
 
 
 def _scene(studio: Studio, scene: Scene) -> Image.Image:
@@ -206,7 +239,7 @@ def picture_graphs(studio: Studio, wanted: Sequence[str]) -> None:
         studio.comfy.load(example_graph(name), name)
         picture = studio.cut()
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        _write(picture, UI_GRAPHS / f"{name}.jpg", quality=90)
+        studio.write(picture, UI_GRAPHS / f"{name}.jpg", quality=90)
 
 
 def picture_graph(studio: Studio, file: Path, target: Path) -> None:
@@ -240,7 +273,7 @@ def picture_sliders(studio: Studio) -> None:
     strip = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
     for number, shot in enumerate(shots):
         strip.paste(shot, (sum(one.width for one in shots[:number]), 0))
-    _write(strip, UI_GRAPHS / "sliders.png")
+    studio.write(strip, UI_GRAPHS / "sliders.png")
 
 
 def _names() -> list[str]:
@@ -263,6 +296,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--concepts", type=Path, help="a folder of trained concept files")
     parser.add_argument("--steps", type=int, help="training steps, for a first look")
     parser.add_argument("--scale", type=float, default=1.5, help="pixels of a picture per page's")
+    parser.add_argument("--frontend", choices=["pinned", "newest"], default="pinned")
+    parser.add_argument("--nodes2", action="store_true", help="nodes as elements of the page")
+    parser.add_argument("--theme", choices=["dark", "light"], default="dark")
+    parser.add_argument("--out", type=Path, help="a folder for the pictures")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("nodes").add_argument("ids", nargs="*")
     commands.add_parser("graphs").add_argument("names", nargs="*")
@@ -279,7 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{', '.join(graphs)} (the pictures of others: python -m demo.thumbnails)"
             )
         graphs = options.names
-    with studio(options.concepts, options.steps, options.scale) as made:
+    look = Look(options.frontend == "newest", options.nodes2, options.theme, options.scale)
+    with studio(options.concepts, options.steps, look, options.out) as made:
         if options.command == "nodes":
             picture_nodes(made, options.ids)
         elif options.command == "graphs":

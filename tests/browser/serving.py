@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tools.browser import NEWER_FRONTEND, frontend_folder
+from tools.browser import frontend_folder
 from tools.locate import ROOT, Host, home
 from tools.server import RunningHost, running_host
 from tools.steps import Steps
@@ -23,9 +23,23 @@ CONCEPTS = {"berry": "teddy", "royal": "teapot"}
 
 
 class Frontend(Enum):
+    """Which frontend a page is of, and in which of its two designs its nodes are."""
+
     PINNED = "pinned"
-    NEWER = NEWER_FRONTEND
-    NODES2 = f"{NEWER_FRONTEND} nodes 2.0"
+    """The one that the host asks for, nodes painted on the canvas."""
+    PINNED_NODES2 = "pinned nodes 2.0"
+    NEWEST = "newest"
+    """The newest on PyPI."""
+    NEWEST_NODES2 = "newest nodes 2.0"
+
+    @property
+    def newest(self) -> bool:
+        return self in (Frontend.NEWEST, Frontend.NEWEST_NODES2)
+
+    @property
+    def nodes2(self) -> bool:
+        """Nodes are elements of the page ("Nodes 2.0")."""
+        return self in (Frontend.PINNED_NODES2, Frontend.NEWEST_NODES2)
 
 
 def _on(*frontends: Frontend) -> pytest.MarkDecorator:
@@ -33,8 +47,8 @@ def _on(*frontends: Frontend) -> pytest.MarkDecorator:
 
 
 on_every_frontend = _on(*Frontend)
-on_both_designs = _on(Frontend.PINNED, Frontend.NODES2)
-on_the_newer_frontend = _on(Frontend.NEWER, Frontend.NODES2)
+on_both_designs = _on(Frontend.PINNED, Frontend.NEWEST_NODES2)
+on_the_newest_frontend = _on(Frontend.NEWEST, Frontend.NEWEST_NODES2)
 
 
 class _Folders(Protocol):
@@ -49,13 +63,12 @@ class Servers:
         self._running: dict[bool, RunningHost] = {}
 
     def of(self, frontend: Frontend) -> RunningHost:
-        newer = frontend is not Frontend.PINNED
-        if newer not in self._running:
-            root = frontend_folder(Steps(home()))
-            args = ["--front-end-root", str(root)] if newer else []
+        newest = frontend.newest
+        if newest not in self._running:
+            args = ["--front-end-root", str(frontend_folder(Steps(home())))] if newest else []
             context = running_host(self._host, self._folders.mktemp("base"), extra_args=args)
-            self._running[newer] = self._stack.enter_context(context)
-        return self._running[newer]
+            self._running[newest] = self._stack.enter_context(context)
+        return self._running[newest]
 
 
 def example_graph(name: str) -> dict[str, Any]:

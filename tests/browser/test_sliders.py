@@ -73,10 +73,34 @@ def test_four_concepts_and_a_prompt_of_77_tokens_or_more_are_drawn(comfy: ComfyP
     comfy.plot(tune).and_(comfy.page.locator('[data-concepts="4"][data-status="ok"]')).wait_for()
     comfy.wait_plot(tune)
     assert int(comfy.plot(tune).get_attribute("data-tokens") or 0) >= 77
+    # The legend names all four, whole and inside the plot.
+    plot, names = comfy.plot(tune), comfy.plot(tune).locator(".perfusion-swatch")
+    assert names.all_inner_texts() == words
+    assert names.evaluate_all(_CUT) == 0
+    comfy.keep("legend")
+    opened = plot.evaluate("(plot) => plot.offsetWidth")
+    plot.get_by_role("button", name="Gates").click()
+    plot.and_(comfy.page.locator('[data-open="false"]')).wait_for()
+    comfy.keep("legend-closed")
+    assert names.evaluate_all(_OUTSIDE) == 0
+    # As wide as its node, as it was: also where the side panel shows what is selected.
+    wide = plot.evaluate("(plot) => plot.offsetWidth")
+    assert wide == pytest.approx(opened, abs=2)
+    plot.get_by_role("button", name="Gates").click()
+    comfy.wait_plot(tune)
     # For who asks how fast it is: of the machine, so nothing that a test could hold on to.
     figures = comfy.page.evaluate(_SPEED, tune)
     comfy.picture.parent.mkdir(parents=True, exist_ok=True)
     comfy.picture.with_suffix(".json").write_text(json.dumps(figures), encoding="utf-8")
+
+
+_OUTSIDE = """(names) => names.filter((name) => {
+  const own = name.getBoundingClientRect();
+  const plot = name.closest("[data-perfusion]").getBoundingClientRect();
+  return own.right > plot.right + 1 || own.bottom > plot.bottom + 1;
+}).length"""
+_CUT = f"""(names) => ({_OUTSIDE})(names)
+  + names.filter((name) => name.scrollWidth > name.clientWidth + 1).length"""
 
 
 def _four_concepts(words: list[str]) -> dict[str, Any]:
@@ -308,7 +332,7 @@ def test_with_run_on_change_the_picture_follows_and_the_sampler_alone_runs(
     assert len(sent) == 1
     assert sent[0]["prompt"][str(tune)]["inputs"]["bias"] == tuned.value(tune, "bias")
     assert encoders <= set(run["cached"])
-    kinds = {tuned.kind(int(node)) for node in run["ran"]}
+    kinds = {tuned.kind(node) for node in run["ran"]}
     assert kinds == {"PerfusionTune", "KSampler", "VAEDecode", "SaveImage"}
     tuned.show(save)
     assert tuned.wait_picture(save) == (128, 128)

@@ -31,6 +31,9 @@ def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
         # On the node: what it is at, and what the concept looks like by now.
         told = re.compile(r"^step \d+ of 5000, loss \d\.\d{4}\s*\d.* left$")
         comfy.page.get_by_text(told).wait_for()
+        lines = comfy.page.get_by_text(told).inner_text().strip().splitlines()
+        assert [line.split()[0] for line in lines if line][:1] == ["step"]
+        assert len([line for line in lines if line]) == 2, lines
         comfy.wait_preview(train)
         comfy.show(train)
         comfy.keep("training")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
+import comfy.samplers
 import nodes as host_nodes
 import pytest
 import torch
@@ -195,3 +196,26 @@ def test_cancel_stops_between_steps_and_leaves_nothing(
     assert told == [(1, 5)]
     assert patched_modules(scene.model) == []
     comfy.model_management.interrupt_current_processing(False)
+
+
+def test_a_prompt_that_the_host_runs_on_a_copy_of_the_model_is_mapped_there(
+    node: Node, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = scene.sample()
+    expected = look(node, scene, latents)[2]
+    ready = comfy.samplers.CFGGuider.inner_set_conds
+    copies: list[Any] = []
+
+    def on_a_copy(guider: Any, conds: Any) -> None:
+        # As newer hosts do for a prompt with hooks where dynamic VRAM is on.
+        copy = tiny_model()
+        for name in ("attachments", "wrappers", "model_options"):
+            setattr(copy, name, getattr(guider.model_patcher, name))
+        guider.model_patcher = copy
+        copies.append(copy)
+        ready(guider, conds)
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "inner_set_conds", on_a_copy)
+    assert look(node, scene, latents)[2] == expected
+    (copy,) = copies
+    assert patched_modules(copy) == patched_modules(scene.model) == []

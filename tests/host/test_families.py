@@ -5,6 +5,7 @@ A host that brings a new model makes a test here fail with the model's name.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import comfy.model_management
 import comfy.supported_models
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from tiny_models import patched_modules, sample
 from true_models import CPU, META, UNETS, learned_concept, random_concept, true_clip, true_model
 
@@ -36,30 +38,15 @@ from perfusion_core.bridge import (
 from perfusion_core.bridge.models import layers_of
 from perfusion_core.concept import Concept
 from perfusion_core.concept_file import load_concept, save_concept
+from perfusion_core.contract import FITS, SINCE
 from perfusion_core.edit import GatedEdit
 from perfusion_core.families import FAMILIES, REFUSED
 from perfusion_core.settings import ConceptSettings
 from perfusion_core.training import Encoded
+from tools.locate import find_host
 
 Model = Any
 Config = Any
-
-# Name of the host's config class -> id of the family that its models are of.
-FITS = {
-    "SD15": "sd1",
-    "SD15_instructpix2pix": "sd1",
-    "SD20": "sd2",
-    "SD21UnclipL": "sd2",
-    "SD21UnclipH": "sd2",
-    "SDXL": "sdxl",
-    "SDXL_instructpix2pix": "sdxl",
-    "SSD1B": "sdxl",
-    "Segmind_Vega": "sdxl",
-    "KOALA_700M": "sdxl",
-    "KOALA_1B": "sdxl",
-}
-# Classes in REFUSED that ComfyUI 0.3.75 does not have yet.
-NEWER = {"ACEStep15", "LTXAV", "Anima", "Kandinsky5"}
 
 
 @cache
@@ -129,6 +116,17 @@ def test_a_concept_with_a_preview_is_small_too(tmp_path: Path) -> None:
 def test_the_refiner_is_refused_and_says_what_to_do() -> None:
     with pytest.raises(HostMismatch, match="only one of SDXL's two.*use the base model"):
         detect_family(shapes("SDXLRefiner"))
+
+
+def test_a_unet_with_a_head_that_reads_poses_is_refused() -> None:
+    # SDPose: the host takes it for a model of SD 2 or SDXL.
+    known = "heatmap_head" in inspect.signature(UNetModel.__init__).parameters
+    for name in ("SD20", "SDXL"):
+        model = true_model(name, **({"heatmap_head": True} if known else {}))
+        if not known:
+            model.model.diffusion_model.heatmap_head = torch.nn.Identity()
+        with pytest.raises(HostMismatch, match="heatmap_head.*it makes no pictures"):
+            detect_family(model)
 
 
 # --- at work
@@ -302,6 +300,15 @@ def without_network(config: Config) -> Any:
             "cc_projection.weight": torch.empty(768, 772, device=META),
             "cc_projection.bias": torch.empty(768, device=META),
         }
+    if config.__name__ == "StableAudio3":
+        unet["timestep_features_type"] = "expo"
+        numbers = comfy.ldm.audio.embedders.NumberConditioner(
+            768, 0, 384, fourier_features_type="expo"
+        )
+        weights = {
+            f"conditioner.conditioners.seconds_total.{key}": tensor
+            for key, tensor in numbers.state_dict().items()
+        }
     if config.__name__ == "StableAudio":
         numbers = comfy.ldm.audio.embedders.NumberConditioner(768, 0, 512).state_dict()
         weights = {
@@ -326,7 +333,8 @@ def test_every_model_of_the_host_fits_or_is_refused_with_its_reason(
     if name != "Stable_Zero123":  # which has its network
         # ComfyUI 0.12 notes the dtypes of the network, which is left out here.
         ours = {"raising": False}
-        monkeypatch.setattr(comfy.model_base.BaseModel, "diffusion_model", None, **ours)
+        nothing = torch.nn.Identity()
+        monkeypatch.setattr(comfy.model_base.BaseModel, "diffusion_model", nothing, **ours)
         monkeypatch.setattr(comfy.model_management, "archive_model_dtypes", lambda _: None, **ours)
     base = without_network(config)
     with pytest.raises(HostMismatch) as refused:
@@ -339,9 +347,14 @@ def test_every_model_of_the_host_fits_or_is_refused_with_its_reason(
     assert f"{type(base).__name__}. The reason: {reasons[0]}." in str(refused.value)
 
 
-def test_every_refused_class_is_the_hosts() -> None:
+def test_every_refused_class_is_the_hosts_or_newer_than_it() -> None:
     unknown = {name for name in REFUSED if not hasattr(comfy.model_base, name)}
-    assert unknown <= NEWER
+    here = version(find_host().version)
+    assert unknown == {name for name, since in SINCE.items() if version(since) > here}
+
+
+def version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 def test_every_family_but_the_demos_own_is_a_model_of_the_host() -> None:

@@ -12,8 +12,19 @@ import pytest
 from PIL import Image
 
 from tools.client import ComfyClient, GraphRejected, Result
+from tools.layout import Layout, Point, Wire, boxes, crossings
 from tools.server import RunningHost
-from tools.workflows import API_GRAPHS, UI_GRAPHS, Graph, load_api, load_note, to_api, to_ui
+from tools.workflows import (
+    API_GRAPHS,
+    UI_GRAPHS,
+    Graph,
+    heights,
+    load_api,
+    load_note,
+    to_api,
+    to_ui,
+    wires,
+)
 
 PICTURES = Path(__file__).parents[2] / "demo" / "concepts"
 NAMES = sorted(path.stem for path in API_GRAPHS.glob("*.json"))
@@ -232,6 +243,65 @@ def test_the_workflow_people_open_is_the_graph_that_is_tested(
     assert note["widgets_values"] == [load_note(name)]
     assert "seed 1" in load_note(name).lower()
     assert "**Expected:**" in load_note(name)
+    title, *lines = [line for line in load_note(name).splitlines() if line]
+    assert title.startswith("# ")
+    assert 3 <= len(lines) <= 5, "a note of five lines"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_wire_of_a_workflow_crosses_another_ones_node(client: ComfyClient, name: str) -> None:
+    """Of the file that people open: read from it, whatever made it."""
+    object_info = client.object_info()
+    saved = json.loads((UI_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+    graph = load_api(name)
+    places = {str(node["id"]): tuple(node["pos"]) for node in saved["nodes"]}
+    high, drawn = heights(graph, object_info), wires(graph, object_info)
+    layout = Layout({key: places[key] for key in graph}, _routes(saved), [])
+    assert not crossings(layout, drawn, high)
+    found = list(boxes(layout, high).items())
+    for n, (key, box) in enumerate(found):
+        for other, its in found[n + 1 :]:
+            apart = box.right < its.left or its.right < box.left
+            assert apart or box.bottom < its.top or its.bottom < box.top, f"{key} lies on {other}"
+    assert len(saved["groups"]) >= 2
+    lefts = [group["bounding"][0] for group in saved["groups"]]
+    assert lefts == sorted(lefts)
+
+
+def _routes(saved: dict[str, Any]) -> dict[Wire, tuple[Point, ...]]:
+    """The points that wires are led by, from the reroutes of a saved workflow."""
+    reroutes = {one["id"]: one for one in saved["extra"].get("reroutes", [])}
+    links = {link[0]: link for link in saved["links"]}
+    found = {}
+    for extension in saved["extra"].get("linkExtensions", []):
+        points, at = [], extension["parentId"]
+        while at is not None:
+            points.insert(0, tuple(reroutes[at]["pos"]))
+            assert extension["id"] in reroutes[at]["linkIds"]
+            at = reroutes[at].get("parentId")
+        _, source, output, target, slot, _ = links[extension["id"]]
+        found[Wire(str(source), output, str(target), slot)] = tuple(points)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_of_a_graph_is_marked_as_deprecated(client: ComfyClient, name: str) -> None:
+    object_info = client.object_info()
+    for node in load_api(name).values():
+        info = object_info[node["class_type"]]
+        assert not info.get("deprecated"), node["class_type"]
+        assert "deprecated" not in info["display_name"].lower(), node["class_type"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_graph_names_the_model_that_it_needs_and_where_it_goes(name: str) -> None:
+    saved = json.loads((UI_GRAPHS / f"{name}.json").read_text(encoding="utf-8"))
+    (loader,) = (node for node in saved["nodes"] if node["type"] == "CheckpointLoaderSimple")
+    (model,) = loader["properties"]["models"]
+    assert model["name"] == inputs(load_api(name), "CheckpointLoaderSimple")["ckpt_name"]
+    assert model["directory"] == "checkpoints"
+    assert model["url"].startswith("https://")
+    assert model["name"] in model["url"]
 
 
 def test_the_template_browser_has_every_graph_with_its_picture(client: ComfyClient) -> None:

@@ -50,7 +50,7 @@ def studio() -> Iterator[Studio]:
     """The world's text encoder and autoencoder, with a narrow UNet of random weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "UNET_CONFIG", {**small.UNET_CONFIG, "model_channels": 32})
-        patch.setattr(small, "load_unet", lambda _: _narrow_unet())
+        patch.setattr(small, "load_unet", lambda *_: _narrow_unet())
         patch.setattr(studio_module, "STEPS", 2)
         for module in (methods, weights):
             patch.setattr(module, "BATCH", 2)
@@ -65,10 +65,11 @@ def _narrow_unet() -> Any:
     config = small.EmojiWorld(small.UNET_CONFIG)
     config.set_inference_dtype(torch.float32, None)
     base = config.get_model({}, "", device=torch.device("cpu"))
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in base.diffusion_model.parameters():
-            parameter.normal_(std=0.5 / max(1, parameter[0].numel()) ** 0.5)
+            std = 0.5 / max(1, parameter[0].numel()) ** 0.5
+            parameter.normal_(std=std, generator=generator)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(base, load_device=cpu, offload_device=cpu)
 

@@ -156,6 +156,12 @@ def test_similarities_tell_the_concepts_word(client: ComfyClient, file: str) -> 
     assert answer["words"][row.index(max(row))] == "teddy*"
 
 
+def test_a_cancel_that_no_run_took_does_not_hit_the_plot(client: ComfyClient, file: str) -> None:
+    client.interrupt()  # nothing runs: ComfyUI keeps it for the next layer that computes
+    status, answer = similarities(client, file, text="a teddy* that nobody asked about before")
+    assert (status, answer["status"]) == (200, "ok")
+
+
 def test_another_placeholder_is_another_prompt_word(client: ComfyClient, file: str) -> None:
     concepts = [{"file": file, "placeholder": "bear*"}]
     _, answer = similarities(client, file, concepts=concepts, text="a bear* here")

@@ -16,7 +16,7 @@ from tools.client import ComfyClient, GraphFailed, GraphInterrupted, GraphReject
 from tools.server import RunningHost
 from tools.websocket import WebSocket
 
-PREVIEW, TEXT = 1, 3  # of the host's binary messages
+PREVIEW, TEXT, PREVIEW_OF_A_NODE = 1, 3, 4  # of the host's binary messages
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +246,38 @@ def test_the_node_shows_pictures_and_the_time_left_while_it_trains(
     assert all(payload[8:10] == b"\xff\xd8" for payload in previews)  # JPEG
     (sheet,) = result.images("sheet")
     assert client.view(sheet).startswith(b"\x89PNG")
+
+
+def test_progress_and_previews_name_their_node_to_a_page_that_asks_for_it(
+    client: ComfyClient, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page of today does: previews with the node that they are of, and states by node."""
+    shown: list[dict[str, Any]] = []
+    states: list[dict[str, Any]] = []
+    asked = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+
+    class Page(WebSocket):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self._send(1, json.dumps(asked).encode())
+
+        def _handle(self, opcode: int, last: bool, payload: bytes) -> str | None:
+            if opcode == 2 and int.from_bytes(payload[:4], "big") == PREVIEW_OF_A_NODE:
+                length = int.from_bytes(payload[4:8], "big")
+                shown.append(json.loads(payload[8 : 8 + length]))
+                assert payload[8 + length :][:2] == b"\xff\xd8", "no JPEG"
+            return super()._handle(opcode, last, payload)
+
+    def follow(event: dict[str, Any]) -> None:
+        if event["type"] == "progress_state" and "train" in event["data"]["nodes"]:
+            states.append(event["data"]["nodes"]["train"])
+
+    monkeypatch.setattr("tools.client.WebSocket", Page)
+    client.run(training(pictures, "nodes/named", preview_every=1, seed=77), on_event=follow)
+    assert shown
+    assert {one["node_id"] for one in shown} == {"train"}
+    assert (2, 2) in {(state["value"], state["max"]) for state in states}
+    assert states[-1]["state"] == "finished"
 
 
 def test_a_list_of_pictures_is_one_concept_and_an_empty_mask_is_refused(

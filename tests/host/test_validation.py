@@ -371,7 +371,6 @@ def test_out_of_memory_while_painting_leaves_the_model_as_it_was(
             raise comfy.model_management.OOM_EXCEPTION("no memory")
 
     before = {name: p for name, p in model.model.named_parameters()}
-    with pytest.raises(ValueError, match="set checkpointing to on; these are inputs"):
-        train(node, model, clip, preview_every=1, vae=Full())
+    train(node, model, clip, preview_every=1, vae=Full())
     assert all(p is before[name] for name, p in model.model.named_parameters())
     assert patched_modules(model) == []

@@ -14,6 +14,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import torch
+from tiny_models import loaded_again_by
 
 from perfusion_core.batches import PictureGroup
 from perfusion_core.bridge import detect_family, training_backbone
@@ -125,7 +126,12 @@ def true_model(
     base = config.get_model(dict(marks or {}), "", device=device)
     if device != META:
         fill(base.diffusion_model, seed)
-    return comfy.model_patcher.ModelPatcher(base, load_device=CPU, offload_device=CPU)
+    model = comfy.model_patcher.ModelPatcher(base, load_device=CPU, offload_device=CPU)
+
+    def again(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+        return true_model(name, device, channels, dtype, seed, marks, **unet)
+
+    return loaded_again_by(model, again)
 
 
 def true_clip(name: str, layers: int = 3, seed: int = 1) -> comfy.sd.CLIP:

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import { checkpointOf, choosePrompt, conceptsOf, familySource, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "../../js/lib/graph.js";
 import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/places.js";
-import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, getter, graphOf, holder, loader, lora, number, primitive, prompt, reroute, rooted, sampler, setter, subgraphOf, through, train, tune } from "./graphs.js";
+import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, getter, graphOf, holder, loader, lora, number, primitive, prompt, reroute, rooted, sampler, setter, subgraphOf, through, train, tune, withStringIds } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);
 
@@ -383,4 +383,24 @@ test("the chain is seen up to a group node, which is named", () => {
   assert.deepEqual(conceptsOf(place(graph.getNodeById(3))), []);
   assert.equal(whereLost(place(graph.getNodeById(3)), "model"), group);
   assert.ok(isGroup(group));
+});
+
+test("ids that are strings are followed as those that are numbers", () => {
+  const { root, inner, tuning } = framed(2);
+  withStringIds(root, inner);
+  const found = conceptsOf(tuning);
+  assert.deepEqual(found.map((one) => one.via), ["20:5", "20:6", "21:5", "21:6"]);
+  assert.deepEqual(found.map((one) => one.sliders.bias), [0.3, 0.6, 1.3, 0.6]);
+  assert.equal(checkpointOf(tuning).node.id, "1");
+  assert.equal(placeAt(root, "21:6").node, inner.getNodeById("6"));
+  assert.equal(placeAt(root, "21:6").path[0], root.getNodeById("21"));
+  assert.deepEqual(new Set(promptsFor(root, new Set(["20:6"])).map((one) => one.node.id)), new Set(["4", "7"]));
+});
+
+test("a subgraph's frame is what the subgraph says that it is", () => {
+  const { inner, tuning } = framed();
+  inner.inputNode = { id: "in" };
+  for (const link of inner.links.values()) if (link.origin_id === FRAME_INPUT) link.origin_id = "in";
+  assert.deepEqual(files(conceptsOf(tuning)), ["berry", "royal"]);
+  assert.equal(checkpointOf(tuning).node.id, 1);
 });

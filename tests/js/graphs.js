@@ -36,6 +36,17 @@ export function subgraphOf(nodes, links) {
   return graph;
 }
 
+/** The same graphs with the ids that the frontend has since 1.47: all of them strings. */
+export function withStringIds(...graphs) {
+  for (const graph of graphs) {
+    for (const node of graph.nodes) node.id = String(node.id);
+    for (const link of graph.links.values()) {
+      link.origin_id = String(link.origin_id);
+      link.target_id = String(link.target_id);
+    }
+  }
+}
+
 /** A node that stands for a subgraph. */
 export function holder(id, subgraph, inputs, outputs, widgets = {}) {
   return { ...node(id, `uuid-of-${id}`, inputs, widgets, outputs), subgraph };

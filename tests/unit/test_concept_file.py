@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ConceptError, match=r"berry\.safetensors: the disk is full\. Free some"):
         save_concept(make_concept(seed=1), saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
@@ -139,10 +139,10 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    refused(tmp_path, "")
+    refused(tmp_path, "this is no file")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.5, 0.99])
 def test_a_truncated_file(saved: Path, share: float) -> None:
     whole = saved.read_bytes()
     saved.write_bytes(whole[: int(len(whole) * share)])

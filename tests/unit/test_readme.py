@@ -16,17 +16,19 @@ def test_the_table_in_the_readme_is_the_codes(repo: Path) -> None:
     assert with_table(text) == text, "the code has changed: run `python -m tools.readme`"
 
 
-def test_every_family_and_every_refusal_is_in_the_table() -> None:
+def test_every_supported_family_has_its_row_and_the_rest_two_lines() -> None:
     rows = families_table().splitlines()
+    assert len(rows) == 2 + len(FAMILIES) + 2
     assert len({row.count("|") for row in rows}) == 1
     for family in FAMILIES.values():
         (row,) = [r for r in rows if f"`{family.id}`" in r]
         assert family.title in row
         assert str(family.context_width) in row
         assert row.endswith("| supported |")
-    for name, refusal in REFUSED.items():
-        (row,) = [r for r in rows if f"`{name}`" in r]
-        assert row.endswith("| not yet |" if refusal.attention else f"refused: {refusal.reason} |")
+    not_yet, refused = rows[-2:]
+    named = set(re.findall(r"`(\w+)`", not_yet))
+    assert named == {name for name, refusal in REFUSED.items() if refusal.attention}
+    assert f"({len(REFUSED) - len(named)} kinds" in refused
 
 
 def test_a_readme_without_the_markers_is_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from tools import browser
 from tools.locate import Host
-from tools.steps import SetupError, Steps
+from tools.steps import SetupError, Steps, write_atomic
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="makes shell scripts")
 
@@ -119,3 +120,63 @@ def test_a_frontend_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     files = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert files == {"index.html", "assets/a.js"}
     assert not (tmp_path / "frontend.partial").exists()
+
+
+def unpacked(steps: Steps, version: str, whole: bool = True) -> Path:
+    folder = steps.home / f"frontend-{version}"
+    folder.mkdir(parents=True)
+    if whole:
+        write_atomic(steps.stamp(folder.name), "digest\n")
+    return folder
+
+
+def test_the_newest_frontend_that_is_whole_is_used(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    assert browser.frontend_folder(steps) is None
+    unpacked(steps, "1.9.11")
+    newest = unpacked(steps, "1.10.2")
+    unpacked(steps, "1.58.1", whole=False)
+    assert browser.frontend_folder(steps) == newest
+
+
+def test_pip_is_asked_which_frontend_is_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(tmp_path)
+    said = {
+        "metadata": {"version": "9.8.7"},
+        "download_info": {"archive_info": {"hashes": {"sha256": "abc"}}},
+    }
+
+    def run(command: list[str | Path], **_: object) -> None:
+        assert "--dry-run" in command  # nothing of the host's environment changes
+        assert command[-1] == "comfyui-frontend-package"
+        report = Path(command[command.index("--report") + 1])
+        report.write_text(json.dumps({"install": [said]}))
+
+    monkeypatch.setattr(steps, "run", run)
+    assert browser.newest_frontend(Path(sys.executable), steps) == ("9.8.7", "abc")
+    del said["download_info"]
+    with pytest.raises(
+        SetupError, match="did not say which comfyui-frontend-package is the newest"
+    ):
+        browser.newest_frontend(Path(sys.executable), steps)
+
+
+def test_without_the_index_the_frontend_that_was_had_earlier_is_used_or_none(
+    tmp_path: Path,
+    host: Host,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = Steps(tmp_path / "home")
+
+    def run(*_: object, **__: object) -> None:
+        raise SetupError("the package index cannot be reached")
+
+    monkeypatch.setattr(steps, "run", run)
+    with pytest.raises(SetupError, match="its browser tests are skipped: the package index"):
+        browser.setup_frontend(host, steps)
+    unpacked(steps, "1.58.1")
+    browser.setup_frontend(host, steps)
+    assert "use frontend-1.58.1, had earlier: the package index" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perfusion_core.batches import PictureGroup, TrainingError, mask_weights
+from perfusion_core.batches import PictureGroup, TrainingError, batches, mask_weights
 from perfusion_core.concept import Concept, ConceptError
 from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.covariance import Covariance, estimate
@@ -82,6 +82,9 @@ class Toy:
         context = torch.nn.functional.layer_norm(mixed, (WIDTH,))
         self.encodings.append(context.detach()[positions])
         return Encoded(context, positions, extra="pooled")
+
+    def check_prompts(self, *_: object) -> None:
+        pass
 
     def encode_captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         longest = max(len(c.split()) for c in captions)
@@ -422,6 +425,17 @@ def test_captions_belong_to_their_pictures(learn: Learn, latents: Tensor) -> Non
     assert len(toy.pairs) == 10
     for prompt, picture in toy.pairs:
         assert prompt == expected[picture].replace("{}", "berry*")
+
+
+def test_a_picture_without_a_caption_among_others_gets_a_template() -> None:
+    latents = torch.arange(3.0)[:, None, None, None].expand(3, 4, 8, 8)
+    captions = ["a {} on red", "", "a {} on blue"]
+    templates = [template.format("berry*") for template in templates_for("teddy")]
+    drawn = batches([PictureGroup(latents, captions=captions)], "berry*", "teddy", 3, seed=1)
+    for batch in islice(drawn, 4):
+        found = dict(zip(batch.latents[:, 0, 0, 0].tolist(), batch.prompts, strict=True))
+        assert (found[0.0], found[2.0]) == ("a berry* on red", "a berry* on blue")
+        assert found[1.0] in templates
 
 
 def test_a_step_has_one_template_and_each_comes_up_before_any_comes_again(learn: Learn) -> None:

@@ -114,31 +114,30 @@ def train_lora(
 
     precision = "fp32" if compute_dtype(model.model) == torch.float32 else "bf16"
     torch.manual_seed(SEED)  # the node draws from the global generator
-    # Inputs that newer hosts demand (0.12.1), at what the older ones do without them.
-    newer = {"bucket_mode": [False], "bypass_mode": [False]}
     schema = TrainLoraNode.define_schema()
-    asked = {one.id for one in schema.inputs}
+    wanted = {
+        "model": model,
+        "batch_size": batch,
+        "steps": steps,
+        "grad_accumulation_steps": accumulate,
+        "learning_rate": rate,
+        "rank": rank,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": SEED,
+        "training_dtype": precision,
+        "lora_dtype": "fp32",
+        "algorithm": "LoRA",
+        "gradient_checkpointing": False,
+        "existing_lora": "[None]",
+    }
     with _told(on_step):
         # Every input is a list: the node takes lists. The latents come one by one: it trips over a
         # single batch of several (0.3.75).
         output = TrainLoraNode.execute(
-            model=[model],
             latents=[{"samples": latent[None]} for latent in latents],
             positive=[list(positive)],
-            batch_size=[batch],
-            steps=[steps],
-            grad_accumulation_steps=[accumulate],
-            learning_rate=[rate],
-            rank=[rank],
-            optimizer=["AdamW"],
-            loss_function=["MSE"],
-            seed=[SEED],
-            training_dtype=[precision],
-            lora_dtype=["fp32"],
-            algorithm=["LoRA"],
-            gradient_checkpointing=[False],
-            existing_lora=["[None]"],
-            **{name: value for name, value in newer.items() if name in asked},
+            **{name: [value] for name, value in {**_by_default(schema), **wanted}.items()},
         )
     # The second of four outputs, or the first of three.
     (lora,) = (
@@ -147,6 +146,12 @@ def train_lora(
         if kind.io_type == "LORA_MODEL"
     )
     return {name: t.detach().float().cpu() for name, t in lora.items()}
+
+
+def _by_default(schema: Any) -> dict[str, Any]:
+    """What the node takes for each of its inputs that has a default: newer hosts have more."""
+    defaults = {one.id: getattr(one, "default", None) for one in schema.inputs}
+    return {name: default for name, default in defaults.items() if default is not None}
 
 
 @contextmanager
