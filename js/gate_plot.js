@@ -29,6 +29,14 @@ const plots = new Set();
 
 let made = 0;
 
+/**
+ * @typedef {object} Shown what a plot shows
+ * @property {import("./lib/server.js").Similarities | null} answer
+ * @property {string} [key] the question that it answers
+ * @property {string} note why there is no answer, or not all of it
+ * @property {string} status "ok", "none", "error", or the server's reason to wait
+ */
+
 /** One plot on one node. */
 class GatePlot {
   constructor(node) {
@@ -50,6 +58,8 @@ class GatePlot {
     this.took = 0;
     this.visible = false;
     this.stale = true; // the graph may have changed since the server was asked
+    /** How often the graph was read: an answer to an earlier reading is not shown. */
+    this.readings = 0;
     this.note = "";
     this.frame = 0;
     this.ask = debounced(() => this.askNow(), PATIENCE);
@@ -132,6 +142,7 @@ class GatePlot {
   /** The graph may have changed: read it, and ask the server when the prompt is another one. */
   refresh() {
     this.stale = true;
+    this.list.setAttribute("aria-busy", "true");
     if (!this.shown) return;
     this.ask();
     this.redraw();
@@ -144,12 +155,17 @@ class GatePlot {
   async askNow() {
     if (!this.shown || !this.stale) return;
     this.stale = false;
+    const reading = ++this.readings;
+    const found = await this.look();
+    // Answers may come in another order than they were asked for.
+    if (reading === this.readings) this.show(found);
+  }
+
+  /** What is to be shown for the graph as it is. @returns {Promise<Shown>} */
+  async look() {
     const concepts = this.readConcepts();
     const question = this.question(concepts);
-    if (!question) {
-      this.show(null, this.whyNone(concepts));
-      return;
-    }
+    if (!question) return { answer: null, note: this.whyNone(concepts), status: "none" };
     try {
       const files = question.concepts.map(({ file }) => file).filter(Boolean);
       const cards = await Promise.all(files.map((file) => server.card(file)));
@@ -157,16 +173,12 @@ class GatePlot {
       if (broken) throw new Error(`${broken.file}: ${broken.error}`);
       const found = await server.similarities(question);
       const key = JSON.stringify(question);
+      if (found.status === "ok") return { answer: found, key, note: whyUnknown(concepts), status: "ok" };
       // What is known of another prompt, or of other concepts, is not shown for these.
       const known = this.answered === key ? this.answer : null;
-      if (found.status === "ok") {
-        this.answered = key;
-        this.show(found, whyUnknown(concepts));
-      } else {
-        this.show(known, whyNotNow(found), found.status);
-      }
+      return { answer: known, key, note: whyNotNow(found), status: found.status };
     } catch (error) {
-      this.show(null, error.message, "error");
+      return { answer: null, note: error.message, status: "error" };
     }
   }
 
@@ -213,10 +225,13 @@ class GatePlot {
     return made ? t`The prompt of "${titleOf(made.node)}" is made by another node: only a run knows its words.` : t`The prompt is empty.`;
   }
 
-  show(answer, note, status = answer ? "ok" : "none") {
+  /** @param {Shown} found */
+  show({ answer, key, note, status }) {
     this.answer = answer;
+    if (status === "ok") this.answered = key;
     this.note = note;
     this.root.dataset.status = status;
+    this.list.setAttribute("aria-busy", String(this.stale));
     this.redraw();
   }
 

@@ -480,8 +480,9 @@ class ComfyPage:
         return self.plot(node).get_by_role("listbox")
 
     def wait_plot(self, node: NodeId, status: str = "ok") -> None:
-        """Wait until the plot has the server's answer and has drawn it."""
-        self.plot(node).and_(self.page.locator(f'[data-status="{status}"][data-draws]')).wait_for()
+        """Wait until the plot shows the graph as it is: it has the answer, and has drawn it."""
+        shown = f'[data-status="{status}"][data-draws]:has([aria-busy="false"])'
+        self.plot(node).and_(self.page.locator(shown)).wait_for()
         self.settle()
 
     def wait_other_plot(self, node: NodeId, before: str) -> None:

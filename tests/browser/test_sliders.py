@@ -10,6 +10,7 @@ from serving import example_graph, on_both_designs, on_every_frontend
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
+    from playwright.sync_api import Route
 
 SLIDERS = {"bias": 0.2, "temperature": 0.5, "strength": 1.6}
 
@@ -291,6 +292,32 @@ def test_the_plots_follow_hidden_connections_as_a_run_does(tuned: ComfyPage) -> 
     tuned.wait_plot(tune, status="none")
     told = tuned.plot(tune).locator(".perfusion-readout").inner_text()
     assert told.startswith('No concept reaches this node. "Get" leads nowhere')
+
+
+@on_both_designs
+def test_an_answer_that_comes_late_does_not_take_the_place_of_a_newer_one(tuned: ComfyPage) -> None:
+    tune, encoder = tuned.node("PerfusionTune"), tuned.nodes("CLIPTextEncode")[0]
+    tuned.show(tune)
+    tuned.wait_plot(tune)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        if "slow" in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    tuned.page.route("**/perfusion/similarities", hold_the_first)
+    with tuned.page.expect_request("**/perfusion/similarities"):
+        tuned.set_value(encoder, "text", "a photo of a slow teddy*")
+    tuned.set_value(encoder, "text", "a photo of a quick teddy*")
+    tuned.plot(tune).get_by_text("a photo of a quick teddy*").wait_for()
+    with tuned.page.expect_response("**/perfusion/similarities"):
+        held[0].continue_()
+    tuned.settle()
+    tuned.wait_plot(tune)
+    told = tuned.plot(tune).locator(".perfusion-readout").inner_text()
+    assert told == "a photo of a quick teddy*"
 
 
 @on_both_designs
