@@ -244,6 +244,7 @@ _HIDE_CONNECTIONS = """([from, to, fromSlot, toSlot, name]) => {
     constructor(title) {
       super(title);
       this.isVirtualNode = true;
+      this.serialize_widgets = true;
       this.addWidget("text", "name", "");
     }
   };
