@@ -106,9 +106,14 @@ def mentions(text: str, word: str) -> list[Mention]:
     return Finder([word])(text)
 
 
-def is_inside(text: str, word: str) -> bool:
-    """Whether the letters of a placeholder stand in a text, mentioned or inside a longer word."""
-    return bool(fold(word)) and fold(word) in fold(text)
+def not_mentioned(text: str, word: str) -> str:
+    """Why a placeholder is not found in a text, or more than once: the end of a sentence on it."""
+    count = len(mentions(text, word))
+    if count:
+        return f'has "{word}" {count} times'
+    if fold(word) in fold(text):
+        return f'has "{word}" only inside a longer word'
+    return f'does not have the placeholder "{word}" as a word of its own'
 
 
 def same_word(word: str, other: str) -> bool:
@@ -127,7 +132,8 @@ class _Read:
     def __init__(self, text: str) -> None:
         self.text = text
         if text.isascii():
-            self.folded, self._sources = text.lower(), range(len(text))
+            self.folded = text.lower()
+            self._sources: Sequence[int] = range(len(text))
             return
         letters: list[tuple[str, int]] = []
         run: list[tuple[str, int]] = []  # marks on one letter, to be put into their usual order
@@ -141,7 +147,7 @@ class _Read:
                 letters.append((letter, index))
         letters += _marks(letters, run)
         self.folded = "".join(letter for letter, _ in letters)
-        self._sources: Sequence[int] = [index for _, index in letters]
+        self._sources = [index for _, index in letters]
 
     def source(self, at: int) -> int:
         """Where in the text a letter comes from."""

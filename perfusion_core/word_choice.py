@@ -18,11 +18,10 @@ _ONE_WORD = re.compile(r"[^\s():,\\\[\]{}|]+")
 
 # Words of every other prompt that are in none of our texts.
 _STOP_WORDS = (
-    "am are as at be been being by but can do does down for from had has have he her him his how i if "
-    "into is it its me more most my no not of off on one or our out over she so some such than that "
-    "their them then there these they this those through to two under up us very was we were what "
-    "when where which who will with without you your "
-    "break embedding "
+    "am are as at be been being by but can do does down for from had has have he her him his "
+    "how i if into is it its me more most my no not of off on one or our out over she so some "
+    "such than that their them then there these they this those through to two under up us "
+    "very was we were what when where which who will with without you your break embedding "
 )
 
 

@@ -20,11 +20,12 @@ import torch
 from ..concept import Concept
 from ..families import FAMILIES
 from ..gates import TokenGates
+from ..placeholder import same_word
 from .inspect import token_gates
 from .models import HostMismatch
-from .prompts import encoder_widths
 from .stack import recommended
 from .texts import family_of_clip
+from .tokenizers import encoder_widths
 
 MAX_NODES = 64  # whose CLIPs are remembered
 MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
@@ -104,9 +105,8 @@ class Encoders:
         """The concept of that word that a node put on its CLIP. Raises NoConcept."""
         with self._lock:
             alive = [concept for ref in self._concepts.get(node, ()) if (concept := ref())]
-        word = placeholder.strip().lower()
         for concept in alive:
-            if concept.placeholder.lower() == word:
+            if same_word(concept.placeholder, placeholder.strip()):
                 return concept
         raise NoConcept
 

@@ -80,7 +80,10 @@ def test_the_longest_placeholder_is_meant_and_a_shorter_one_where_it_is_none() -
 
 @pytest.mark.parametrize(
     "word",
-    ["teddy*", "V*", "<teddy>", "sks", "teddo", "cat", "熊", "熊猫", "테디", "café*", "🧸", "☀️", "photo*", "a*", "İris*", "R2D2", "ohwx", "teddy*2", "teddy_1", "หมี"],
+    [
+        *("teddy*", "V*", "<teddy>", "sks", "teddo", "cat", "熊", "熊猫", "테디", "café*", "🧸"),
+        *("☀️", "photo*", "a*", "İris*", "R2D2", "ohwx", "teddy*2", "teddy_1", "หมี"),
+    ],
 )
 def test_words_of_ones_own_may_be_chosen(word: str) -> None:
     check_words(word, "teddy")
