@@ -62,7 +62,8 @@ def with_placeholders(tokenizer: Any, words: Sequence[Word]) -> Any:
 
 def _copied(original: Any, mixin: type) -> Any:
     """A shallow copy of an object that is of its own class and of `mixin`."""
-    copy: Any = object.__new__(_subclass(mixin, type(original)))
+    cls: Any = type(original)
+    copy: Any = object.__new__(_subclass(mixin, cls))
     copy.__dict__.update(original.__dict__)
     return copy
 
