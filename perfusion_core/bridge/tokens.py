@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..concept import Concept
+from ..concept import Concept, check_words
 from ..families import FAMILIES
 from ..gates import TokenGates
 from ..placeholder import same_word
@@ -213,6 +213,12 @@ def host_idle() -> Iterator[bool]:
 
 
 def renamed(concept: Concept, placeholder: str) -> Concept:
-    """The concept under another placeholder; the same one for an empty word."""
+    """The concept under another placeholder; the same one for an empty word, or for its own.
+
+    Raises ConceptError for a word that cannot be one.
+    """
     word = placeholder.strip()
-    return replace(concept, placeholder=word) if word else concept
+    if not word or word == concept.placeholder:
+        return concept
+    check_words(word, concept.superclass)
+    return replace(concept, placeholder=word)
