@@ -78,6 +78,7 @@ class Finder:
         folded = [(fold(word), number) for number, word in enumerate(words)]
         # The longest first; of two alike the first.
         self._words = sorted((one for one in folded if one[0]), key=lambda one: -len(one[0]))
+        self._numbers = {word: number for word, number in reversed(self._words)}
         choices = "|".join(re.escape(word) for word, _ in self._words)
         self._pattern = re.compile(choices) if choices else None
 
@@ -90,15 +91,22 @@ class Finder:
         read = _Read(text)
         at = 0
         while (match := self._pattern.search(read.folded, at)) is not None:
-            start = at = match.start()
-            for word, number in self._words:
-                end = start + len(word)
-                if read.folded.startswith(word, start) and read.is_own(start, end):
-                    yield Mention(read.source(start), read.end(end), number)
-                    at = end
-                    break
-            else:
-                at += 1
+            start, end = match.span()
+            if not read.is_own(start, end):  # a shorter one may be
+                end = self._shorter(read, start, end - start)
+            if end > start:
+                number = self._numbers[read.folded[start:end]]
+                yield Mention(read.source(start), read.end(end), number)
+            at = max(end, start + 1)
+
+    def _shorter(self, read: _Read, start: int, length: int) -> int:
+        """Where the longest word below that length ends that stands there; `start` for none."""
+        for word, _ in self._words:
+            end = start + len(word)
+            stands = len(word) < length and read.folded.startswith(word, start)
+            if stands and read.is_own(start, end):
+                return end
+        return start
 
 
 def mentions(text: str, word: str) -> list[Mention]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..batches import TrainingError
 from ..edit import GatedEdit
 from ..families import FAMILIES
-from ..placeholder import not_mentioned
+from ..placeholder import not_mentioned, same_word
 from ..training import Encoded
 from .checkpointing import checkpointed
 from .encoding import encode
@@ -24,7 +24,7 @@ from .memory import out_of_memory
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
 from .prompts import with_words, word_tokens
 from .stack import stack_of
-from .tokenizers import encoder_widths, tokenizers_of, vectors_of
+from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
 from .vectors import Word
 from .weights import is_dynamic, no_room, trainable_weights
 
@@ -182,6 +182,12 @@ class HostBackbone:
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
     ) -> None:
         """See `Backbone`."""
+        for known in words_of(next(iter(tokenizers_of(self._clip).values()))):
+            if same_word(known.text, placeholder):
+                raise TrainingError(
+                    f'the connected CLIP already carries "{known.text}" of the concept '
+                    f'"{known.title}": connect the CLIP from before its Perfusion Concept Loader'
+                )
         words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
         clip = with_words(self._clip, words)
         tokenizer = next(iter(tokenizers_of(clip).values()))

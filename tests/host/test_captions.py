@@ -113,3 +113,10 @@ def test_an_embedding_in_a_caption_is_no_placeholder(tmp_path: Any) -> None:
     text = "embedding:style teddy* on a bed"
     encoded = backbone.encode([text], "teddy*", embeddings)
     assert encoded.positions[0].nonzero().flatten().tolist() == [3]
+
+
+def test_a_clip_that_carries_the_word_already_is_named(clip: CLIP, teddy: Concept) -> None:
+    knowing = add_concepts(clip, [teddy])
+    backbone = HostBackbone(tiny_model(), knowing, (1, 4, 8, 8), "off")
+    with pytest.raises(TrainingError, match='carries "teddy\\*" of the concept "teddy": connect'):
+        backbone.check_prompts(["a Teddy*"], "Teddy*", {"clip_l": torch.randn(1, 192)})
