@@ -120,7 +120,7 @@ def not_mentioned(text: str, word: str) -> str:
     if count:
         return f'has "{word}" {count} times'
     if fold(word) in fold(text):
-        return f'has "{word}" only inside a longer word'
+        return f'has "{word}" only inside a longer word, not as a word of its own'
     return f'does not have the placeholder "{word}" as a word of its own'
 
 
