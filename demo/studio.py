@@ -26,9 +26,8 @@ from perfusion_core.bridge import (
     picture_groups,
     training_backbone,
 )
-from perfusion_core.bridge.prompts import LOCKED_PROMPT
+from perfusion_core.bridge.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT
 from perfusion_core.concept import Concept
-from perfusion_core.edit import LockedPrompt
 from perfusion_core.training import TrainingResult, TrainingSettings, train
 
 from . import model as small
@@ -139,11 +138,11 @@ def placeholder(superclass: str) -> str:
 
 def _joined(encoded: Sequence[tuple[torch.Tensor, dict[str, Any]]]) -> dict[str, Any]:
     """What lies beside the contexts, for all prompts as one: the global key lock's twins."""
-    twins = [beside[LOCKED_PROMPT] for _, beside in encoded if LOCKED_PROMPT in beside]
-    if not twins:
-        return {}
-    contexts, superclasses = zip(*((t.context, t.superclass) for t in twins), strict=True)
-    return {LOCKED_PROMPT: LockedPrompt(torch.cat(contexts), torch.cat(superclasses))}
+    return {
+        name: torch.cat([beside[name] for _, beside in encoded])
+        for name in (LOCKED_PROMPT, SUPERCLASS_PROMPT)
+        if all(name in beside for _, beside in encoded)
+    }
 
 
 def entry_of(concept: Concept, **settings: Any) -> ConceptEntry:

@@ -14,6 +14,7 @@ import { make } from "./lib/make.js";
 import { addPart } from "./lib/part.js";
 import { fill, picture } from "./lib/picture.js";
 import { isConnected, placesOf, promptId, valueOf, widgetOf } from "./lib/places.js";
+import { mentions, withoutComments } from "./lib/placeholder.js";
 import { server } from "./lib/shared.js";
 import { insertWord, readableSize } from "./lib/text.js";
 import { noteChange, setWidget } from "./lib/widgets.js";
@@ -185,7 +186,12 @@ class ConceptCard {
     const field = prompt.widget.element ?? prompt.widget.inputEl;
     // A field that was never entered has its cursor at the beginning; people mean the end.
     const cursor = field?.selectionEnd || prompt.text.length;
-    const { text, cursor: behind } = insertWord(prompt.text, word, cursor);
+    let { text, cursor: behind } = insertWord(prompt.text, word, cursor);
+    if (prompt.widget.dynamicPrompts && !mentions(withoutComments(text), word)) {
+      // The cursor is in a comment, or the word after //, which no text encoder sees.
+      text = `${prompt.text}\n${word}`;
+      behind = text.length;
+    }
     setWidget(prompt.node, prompt.widget.name, text);
     field?.setSelectionRange?.(behind, behind);
     noteChange();

@@ -201,7 +201,7 @@ class GatePlot {
     const first = prompt.sources.at(-1);
     return {
       node: promptId(first),
-      text: prompt.text,
+      text: prompt.read,
       concepts: known.map(referenceTo),
     };
   }

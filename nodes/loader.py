@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -17,6 +16,7 @@ from ..perfusion_core.bridge import (
     file_fingerprint,
     folder_fingerprint,
     remember_encoder,
+    renamed,
 )
 from ..perfusion_core.concept import ConceptError
 from ..perfusion_core.concept_file import load_concept
@@ -119,9 +119,7 @@ class PerfusionConceptLoader(io.ComfyNode):
         placeholder: str = "",
     ) -> io.NodeOutput:
         remember_encoder(clip)
-        concept = load_concept(concept_path(file))
-        if placeholder.strip():
-            concept = replace(concept, placeholder=placeholder.strip())
+        concept = renamed(load_concept(concept_path(file)), placeholder)
         lock = KeyLock(key_lock)
         entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength, key_lock=lock))
         return io.NodeOutput(

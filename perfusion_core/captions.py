@@ -68,6 +68,11 @@ def builtin_captions() -> tuple[str, ...]:
     return tuple(captions)
 
 
+def ordinary_words() -> tuple[str, ...]:
+    """What the captions say of things and around them: all their words but those for things."""
+    return (*_OPENINGS, *_KINDS, *_ACTIONS, *_STYLES, *_DEMO_LINKS, *_DEMO_COLOURS)
+
+
 def _plain(rng: random.Random) -> Iterator[str]:
     """Captions as people write them: often short, sometimes long."""
     while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +15,7 @@ from torch import Tensor
 
 from .families import FAMILIES, Family
 from .settings import ConceptSettings
-
-# A placeholder is one word of a prompt. Whitespace ends a word; the rest has a meaning in the
-# host's prompt syntax: weights, escapes, `embedding:name`, lists and alternatives.
-_PLACEHOLDER = re.compile(r"[^\s():,\\\[\]{}|]+")
-
+from .word_choice import unreadable, unwise
 
 # What no training comes near: encodings of CLIP are below 100, and so is what layers make of them.
 MAX_NUMBER = 1000.0
@@ -29,7 +24,6 @@ MAX_WHITENED = 1e9
 # |i| |u| / i^T u: at most the square root of the condition of C, and that in fp32.
 MAX_CONDITION = 1e7
 MAX_RECOMMENDED = 1000.0  # bias, temperature; sliders end at 2
-MAX_LETTERS = 100  # of a word
 
 
 class ConceptError(ValueError):
@@ -97,7 +91,7 @@ class Concept:
         # Not rounded further: u . e cancels, so an error here would be magnified in the similarity.
         put("whitened_target", _stored(self.whitened_target, single))
         put("training", MappingProxyType(dict(self.training)))
-        check_words(self.placeholder, self.superclass)
+        check_readable_words(self.placeholder, self.superclass)
         if self.family not in FAMILIES:
             raise ConceptError(
                 f'the model family "{self.family}" is not known; this version knows '
@@ -232,28 +226,16 @@ def check_recommended(bias: float, temperature: float) -> None:
         raise ConceptError(f"the recommended temperature is {temperature}; it must be above 0")
 
 
+def check_readable_words(placeholder: str, superclass: str) -> None:
+    """Raise ConceptError unless a prompt can hold the two words; for words that are in a file."""
+    if problem := unreadable(placeholder, superclass):
+        raise ConceptError(problem)
+
+
 def check_words(placeholder: str, superclass: str) -> None:
-    """Raise ConceptError unless the two words can name a concept in a prompt."""
-    for what, word in (("placeholder", placeholder), ("superclass", superclass)):
-        if len(word) > MAX_LETTERS:
-            raise ConceptError(
-                f'the {what} "{word[:20]}..." has {len(word)} letters; at most {MAX_LETTERS} fit: '
-                'use a short word, such as "teddy"'
-            )
-        if not word.isprintable():
-            raise ConceptError(
-                f"the {what} {word!a} holds a letter that cannot be seen (a line break, a "
-                "zero-width or a control character): type it anew"
-            )
-    if not _PLACEHOLDER.fullmatch(placeholder):
-        raise ConceptError(
-            f'the placeholder "{placeholder}" cannot be used in a prompt: it must be one word '
-            'without spaces, commas, colons, brackets or backslashes, such as "teddy*"'
-        )
-    if not superclass.strip():
-        raise ConceptError(
-            'the superclass is empty: name what the concept is in an ordinary word, such as "teddy"'
-        )
+    """Raise ConceptError unless the two words can name a concept; for words that are chosen."""
+    if problem := unreadable(placeholder, superclass) or unwise(placeholder):
+        raise ConceptError(problem)
 
 
 def check_fits(concept: Concept, family: Family, layers: Mapping[str, int]) -> None:

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from .concept import Concept, ConceptError, check_recommended, check_words
+from .concept import Concept, ConceptError, check_readable_words, check_recommended
 from .files import cause, write_atomically, write_new
 from .safetensors_file import Header, NotSafetensors, read_header, serialized, shortened
 
@@ -147,7 +147,7 @@ def read_card(path: Path) -> ConceptCard:
             size=os.fstat(file.fileno()).st_size,
             has_preview="preview" in header,
         )
-        check_words(card.placeholder, card.superclass)
+        check_readable_words(card.placeholder, card.superclass)
         check_recommended(card.bias, card.temperature)
         return card
 

@@ -187,7 +187,12 @@ CONTRACT: tuple[Part, ...] = (
             "end_token",
             "tokenizer_adds_end_token",
             "inv_vocab",
-            "tokenize_with_weights(text)",
+            "max_length",
+            "max_word_length",
+            "pad_to_max_length",
+            "pad_tokens(tokens, amount)",
+            "tokenize_with_weights(text, return_word_ids)",
+            "untokenize(token_weight_pair)",
         ),
     ),
     Part(_ENCODERS, "SD1Tokenizer", ("__init__(embedding_directory, tokenizer_data, tokenizer)",)),
@@ -410,7 +415,7 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.12.1",
         "tokens are moved to execution_device, an option of the text encoder",
-        "the option is set; an older encoder passes it over (bridge/prompts.py)",
+        "the option is set; an older encoder passes it over (bridge/encoding.py)",
     ),
     Moved(
         "0.12.1",

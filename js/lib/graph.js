@@ -1,6 +1,7 @@
 // Which concepts reach a node of the graph, and which prompts are written for them.
 
 import { finite } from "./gate.js";
+import { mentions, sameWord, withoutComments } from "./placeholder.js";
 import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valueOf } from "./places.js";
 
 /**
@@ -20,6 +21,7 @@ import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valu
  * @property {any} node the node it is written in
  * @property {any} widget the field
  * @property {string} text "" where it is made by another node when the graph runs, too
+ * @property {string} read what of it reaches the text encoder: comments that are typed here do not
  * @property {boolean} negative whether it says what to avoid: nothing but negative inputs takes it
  * @property {Place[]} sources our nodes that its CLIP goes through, the last one first
  */
@@ -140,12 +142,12 @@ function stackOf(place, via, left) {
 }
 
 function tuned(place, concepts, cardOf) {
-  const which = String(valueOf(place, "concept") ?? "").trim().toLowerCase();
+  const which = String(valueOf(place, "concept") ?? "").trim();
   const sliders = slidersOf(place);
   return concepts.map((concept) => {
     const card = cardOf(concept.file);
-    const names = [concept.placeholder || card?.placeholder, card?.name].map((n) => n?.toLowerCase());
-    return !which || names.includes(which) ? { ...concept, sliders } : concept;
+    const names = [concept.placeholder || card?.placeholder, card?.name];
+    return !which || names.some((name) => name && sameWord(name, which)) ? { ...concept, sliders } : concept;
   });
 }
 
@@ -178,8 +180,10 @@ export function promptsFor(graph, ids) {
     const negative = names.length > 0 && names.every((name) => name === "negative");
     for (const widget of node.widgets ?? []) {
       if (!/^text/.test(widget.name) || typeof widget.value !== "string") continue;
-      const text = valueOf(place, widget.name) ?? "";
-      prompts.push({ node, widget, text: String(text), negative, sources });
+      const text = String(valueOf(place, widget.name) ?? "");
+      // ComfyUI's page takes comments out of what is typed here, not of what another node gives.
+      const typed = widget.dynamicPrompts && text === widget.value;
+      prompts.push({ node, widget, text, read: typed ? withoutComments(text) : text, negative, sources });
     }
   }
   return prompts;
@@ -209,13 +213,12 @@ function takersIn(graph) {
  * @returns {Prompt | null}
  */
 export function choosePrompt(prompts, placeholders) {
-  const wanted = placeholders.filter(Boolean).map((word) => word.toLowerCase());
+  const wanted = placeholders.filter(Boolean);
   let best = null;
   let most = -1;
   for (const prompt of prompts) {
-    if (!prompt.text.trim()) continue;
-    const text = prompt.text.toLowerCase();
-    const named = wanted.filter((word) => text.includes(word)).length;
+    if (!prompt.read.trim()) continue;
+    const named = wanted.filter((word) => mentions(prompt.read, word)).length;
     const worth = 2 * named + (prompt.negative ? 0 : 1);
     if (worth > most) {
       most = worth;

@@ -15,13 +15,17 @@ from torch import Tensor
 from ..batches import TrainingError
 from ..edit import GatedEdit
 from ..families import FAMILIES
+from ..placeholder import not_mentioned, same_word
 from ..training import Encoded
 from .checkpointing import checkpointed
+from .encoding import encode
 from .hooks import Differences, edited
 from .memory import out_of_memory
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
-from .prompts import Word, encode, encoder_widths, tokenizers_of, with_words, word_tokens
+from .prompts import with_words, word_tokens
 from .stack import stack_of
+from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
+from .vectors import Word
 from .weights import is_dynamic, no_room, trainable_weights
 
 # What autograd keeps of a forward pass until backward, in bytes for each cell of the latents and
@@ -178,21 +182,35 @@ class HostBackbone:
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
     ) -> None:
         """See `Backbone`."""
+        for known in words_of(next(iter(tokenizers_of(self._clip).values()))):
+            if same_word(known.text, placeholder):
+                raise TrainingError(
+                    f'the connected CLIP already carries "{known.text}" of the concept '
+                    f'"{known.title}": connect the CLIP from before its Perfusion Concept Loader'
+                )
         words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
         clip = with_words(self._clip, words)
+        tokenizer = next(iter(tokenizers_of(clip).values()))
+        vectors = len(next(iter(embeddings.values())))
+        room = int(tokenizer.max_length) - 2
+        if vectors >= room:
+            raise TrainingError(
+                f'"{placeholder}" takes {vectors} vectors, and the text encoder reads {room} '
+                "tokens at a time: set vectors to 0, or to less than 10"
+            )
         for prompt in prompts:
             chunks = next(iter(clip.tokenize(prompt).values()))
-            known = [any(torch.is_tensor(token) for token, *_ in chunk) for chunk in chunks]
-            if not any(known):
+            found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
+            if not any(found):
                 raise TrainingError(
-                    f'the caption "{prompt}" does not have the placeholder "{placeholder}" as a '
-                    "word of its own, so the text encoder does not see it: write it apart from "
-                    "other letters and digits"
+                    f'the caption "{prompt}" {not_mentioned(prompt, placeholder)}, so the text '
+                    "encoder does not see it: write it apart from other letters and digits"
                 )
             if len(chunks) > 1:
                 raise TrainingError(
-                    f'the caption "{prompt}" is too long: with "{placeholder}" in it the text '
-                    "encoder reads it in more than one piece. Use a shorter caption or superclass."
+                    f'the caption "{prompt}" is too long: the text encoder reads {room} tokens at '
+                    f'a time, of which "{placeholder}" takes {vectors}. Use a shorter caption or '
+                    "superclass."
                 )
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:

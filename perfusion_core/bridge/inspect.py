@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from ..gates import TokenGates
+from .encoding import encode
 from .models import HostMismatch
-from .prompts import add_concepts, encode, tokenizers_of
+from .prompts import add_concepts
 from .stack import ConceptEntry, edit_of
+from .tokenizers import tokenizers_of, vectors_of
 
 
 def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
@@ -50,15 +52,16 @@ def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenG
 def _words(clip: Any, text: str) -> list[list[str]]:
     """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
     tokenizer = next(iter(tokenizers_of(clip).values()))
-    names: dict[int, str] = {
-        id(row): word.text for word in tokenizer.tokenizer.words for row in word.rows
-    }
     special: dict[Any, str] = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
     chunks = next(iter(clip.tokenize(text).values()))
+    found = iter(vectors_of(tokenizer).find(token for chunk in chunks for token, *_ in chunk))
 
     def name(token: Any) -> str:
+        placeholder = next(found)
+        if placeholder is not None:
+            return placeholder[0].text
         if torch.is_tensor(token):
-            return names.get(id(token), "(embedding)")
+            return "(embedding)"
         return special.get(token) or str(tokenizer.inv_vocab[token]).removesuffix("</w>")
 
     return [[name(token) for token, *_ in chunk] for chunk in chunks]

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..concept import Concept, ConceptError
 from ..concept_file import read_card
+from ..placeholder import fold
 from .folder import concept_path
 
 ENTRY = "perfusion_concepts"
@@ -82,8 +83,8 @@ def note_applied(
 
 def _add(told: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:
     """Those of `more` that are not told yet: a concept of a loader may be applied further on."""
-    known = {(one["placeholder"], one["hash"]) for one in told}
-    told += [one for one in more if (one["placeholder"], one["hash"]) not in known]
+    known = {(fold(one["placeholder"]), one["hash"]) for one in told}
+    told += [one for one in more if (fold(one["placeholder"]), one["hash"]) not in known]
 
 
 def _loaded(graph: _Graph) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..batches import PictureGroup, TrainingError
+from ..placeholder import mentions, not_mentioned
 from ..sizes import bucket, cut_off, fit, whole_cells
 
 PREVIEW_SIZE = 96
@@ -93,14 +94,35 @@ def prompt_lines(text: str, placeholder: str, kind: str) -> list[str]:
 
     Raises TrainingError, which calls a line a `kind`, for one that does not name it once.
     """
-    lines = [line.strip().replace(placeholder, "{}") for line in text.splitlines() if line.strip()]
-    for line in lines:
-        if line.count("{}") != 1:
-            raise TrainingError(
-                f'The {kind} "{line}" must name the concept once: write {{}} or {placeholder} '
-                "where it stands."
-            )
-    return lines
+    return [
+        _with_blank(line.strip(), placeholder, kind) for line in text.splitlines() if line.strip()
+    ]
+
+
+def _with_blank(line: str, placeholder: str, kind: str) -> str:
+    """A line with "{}" in the placeholder's place."""
+    remedy = f"write {{}} or {placeholder} where it stands, apart from other letters and digits."
+    blanks, named = line.count("{}"), mentions(line, placeholder)
+    if blanks + len(named) > 1:
+        raise TrainingError(
+            f'The {kind} "{line}" must name the concept once, and names it '
+            f"{blanks + len(named)} times: {remedy}"
+        )
+    if not blanks and not named:
+        raise TrainingError(
+            f'The {kind} "{line}" must name the concept once, and '
+            f"{not_mentioned(line, placeholder)}: {remedy}"
+        )
+    blank = line
+    for mention in named:
+        blank = f"{line[: mention.start]}{{}}{line[mention.end :]}"
+    filled = blank.replace("{}", placeholder)
+    if len(mentions(filled, placeholder)) != 1:
+        raise TrainingError(
+            f'The {kind} "{line}" must name the concept once, but with "{placeholder}" for {{}} '
+            f'it reads "{filled}", which {not_mentioned(filled, placeholder)}: {remedy}'
+        )
+    return blank
 
 
 def _captions(texts: Sequence[str], placeholder: str, count: int) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +11,13 @@ from typing import Any
 import torch
 
 from ..concept import Concept, check_fits
-from ..edit import GatedEdit, LockedPrompt
+from ..edit import GatedEdit
 from ..families import FAMILIES
 from ..moves import Course
+from ..placeholder import same_word
 from ..settings import MAX_STRENGTH, ConceptSettings, KeyLock
 from .hooks import Differences, edited
+from .key_lock import LOCKED_PROMPTS
 from .models import (
     HostMismatch,
     Layer,
@@ -25,9 +26,8 @@ from .models import (
     layers_of,
     network_layers,
 )
-from .prompts import LOCKED_PROMPT, clash
-
-logger = logging.getLogger(__name__)
+from .prompts import clash
+from .twins import PromptCarrier
 
 KEY = "perfusion"
 
@@ -78,8 +78,7 @@ def extend_stack(stack: ConceptStack, entries: Iterable[ConceptEntry]) -> Concep
 
 def refuse_clash(one: Concept, other: Concept) -> None:
     """Raises HostMismatch when two different concepts answer to the same placeholder."""
-    same = one.placeholder.casefold() == other.placeholder.casefold()
-    if same and one.hash != other.hash:
+    if same_word(one.placeholder, other.placeholder) and one.hash != other.hash:
         raise HostMismatch(clash(one.placeholder, other.name, one.name))
 
 
@@ -135,9 +134,9 @@ def tune(
             "This model carries no Perfusion concept to tune. Connect the model output of a "
             "Perfusion Concept Loader or Perfusion Apply Concepts."
         )
-    wanted = which.strip().casefold()
-    names = [{e.concept.placeholder.casefold(), e.concept.name.casefold()} for e in stack]
-    chosen = [not wanted or wanted in own for own in names]
+    wanted = which.strip()
+    names = [(entry.concept.placeholder, entry.concept.name) for entry in stack]
+    chosen = [not wanted or any(same_word(wanted, name) for name in both) for both in names]
     if not any(chosen):
         known = ", ".join(entry.title for entry in stack)
         raise HostMismatch(
@@ -188,43 +187,6 @@ def _refuse_trained_keys_under_global_lock(entries: Iterable[ConceptEntry]) -> N
             f"{locked[0]} is global, which takes the keys of the whole prompt from the superclass. "
             "Set key_lock to local, or train the concept with key_mode locked."
         )
-
-
-class PromptCarrier:
-    """Hands the prompts of the global key lock on to the forward pass.
-
-    They lie in the conditioning, where the loader's CLIP has put them; the pass itself sees the
-    host's options alone. Beside them the conditioning stays as it was, so that the host still runs
-    cond and uncond in one batch.
-    """
-
-    def __init__(self) -> None:
-        self._warned = False
-
-    def __call__(
-        self, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, options: Any
-    ) -> Any:
-        found = {}
-        for group in conds:
-            for cond in group or ():
-                prompt = _locked_prompt(cond)
-                if prompt is not None:
-                    found[id(prompt)] = prompt
-        if not found and not self._warned:
-            self._warned = True
-            logger.warning(
-                "Perfusion: a concept's key lock is set to global, but no prompt of this run was "
-                "encoded with the CLIP of its Perfusion Concept Loader; keys are locked locally. "
-                "Connect that CLIP to your prompts."
-            )
-        inner = {**options.get("transformer_options", {}), LOCKED_PROMPT: tuple(found.values())}
-        return executor(model, conds, x, timestep, {**options, "transformer_options": inner})
-
-
-def _locked_prompt(cond: Any) -> LockedPrompt | None:
-    """What the loader's CLIP has put beside an encoding, or else into it."""
-    beside: LockedPrompt | None = cond.get(LOCKED_PROMPT)
-    return beside or getattr(cond.get("cross_attn"), LOCKED_PROMPT, None)
 
 
 class StackTensors:
@@ -291,7 +253,7 @@ class StackPatch:
             self.tensors.differences,
             device=args[0].device,
             dtype=compute_dtype(base),
-            prompts=options.get(LOCKED_PROMPT, ()),
+            prompts=options.get(LOCKED_PROMPTS, ()),
             key_differences=self.tensors.keys,
         ):
             return executor(*args, **kwargs)

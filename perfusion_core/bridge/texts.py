@@ -12,8 +12,9 @@ from torch import Tensor
 from ..captions import builtin_captions
 from ..covariance import Covariance, cache_key, estimate
 from ..families import FAMILIES, Family
+from .encoding import encode
 from .models import HostMismatch, describe_families
-from .prompts import encode, encoder_widths
+from .tokenizers import encoder_widths
 
 # Enough for a session's encoders; each is a matrix of at most 2048 x 2048 (16 MB).
 _KEPT = 4

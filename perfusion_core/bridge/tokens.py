@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from ..concept import Concept
+from ..concept import Concept, check_words
 from ..families import FAMILIES
 from ..gates import TokenGates
+from ..placeholder import same_word
 from .inspect import token_gates
 from .models import HostMismatch
-from .prompts import encoder_widths
 from .stack import recommended
 from .texts import family_of_clip
+from .tokenizers import encoder_widths
 
 MAX_NODES = 64  # whose CLIPs are remembered
 MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
@@ -104,9 +105,8 @@ class Encoders:
         """The concept of that word that a node put on its CLIP. Raises NoConcept."""
         with self._lock:
             alive = [concept for ref in self._concepts.get(node, ()) if (concept := ref())]
-        word = placeholder.strip().lower()
         for concept in alive:
-            if concept.placeholder.lower() == word:
+            if same_word(concept.placeholder, placeholder.strip()):
                 return concept
         raise NoConcept
 
@@ -213,6 +213,12 @@ def host_idle() -> Iterator[bool]:
 
 
 def renamed(concept: Concept, placeholder: str) -> Concept:
-    """The concept under another placeholder; the same one for an empty word."""
+    """The concept under another placeholder; the same one for an empty word, or for its own.
+
+    Raises ConceptError for a word that cannot be one.
+    """
     word = placeholder.strip()
-    return replace(concept, placeholder=word) if word else concept
+    if not word or word == concept.placeholder:
+        return concept
+    check_words(word, concept.superclass)
+    return replace(concept, placeholder=word)

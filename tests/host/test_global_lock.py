@@ -17,7 +17,7 @@ from true_models import random_concept, true_clip, true_model
 
 from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, detect_family, tune
 from perfusion_core.bridge.models import layers_of
-from perfusion_core.bridge.prompts import LOCKED_PROMPT
+from perfusion_core.bridge.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT
 from perfusion_core.concept import Concept
 from perfusion_core.settings import ConceptSettings, KeyLock
 
@@ -241,7 +241,7 @@ def test_the_clip_goes_on_working_as_the_hosts_clip(clip: CLIP, teddy: Concept) 
             assert torch.equal(encode(this, text)[0][0], encode(that, text)[0][0])
     skipped = nodes.CLIPSetLastLayer().set_last_layer(clever, -2)[0]
     expected = nodes.CLIPSetLastLayer().set_last_layer(clip, -2)[0]
-    twin = encode(skipped, "a teddy*")[0][1][LOCKED_PROMPT].superclass
+    twin = encode(skipped, "a teddy*")[0][1][SUPERCLASS_PROMPT]
     assert torch.equal(twin, encode(expected, "a teddy")[0][0])
     assert clever.cond_stage_model.state_dict().keys() == clip.cond_stage_model.state_dict().keys()
     assert LOCKED_PROMPT not in encode(clip, "a teddy")[0][1]

@@ -114,10 +114,26 @@ test("prompts belong to the concepts that their CLIP goes through", () => {
 });
 
 test("the prompt with most of the placeholders is chosen, whatever their case", () => {
-  const prompts = ["", "a photo", "A TEDDY* here", "a teddy* and a pot*"].map((text) => ({ text }));
+  const prompts = ["", "a photo", "A TEDDY* here", "a teddy* and a pot*"].map((text) => ({ text, read: text }));
   assert.equal(choosePrompt(prompts, ["teddy*", "pot*"]).text, "a teddy* and a pot*");
   assert.equal(choosePrompt(prompts, ["none*", ""]).text, "a photo");
   assert.equal(choosePrompt(prompts.slice(0, 1), ["teddy*"]), null);
+});
+
+test("a prompt that has a placeholder in a longer word alone does not have it", () => {
+  const prompts = ["a photo", "myteddy* here", "一只teddy*在沙滩上"].map((text) => ({ text, read: text }));
+  assert.equal(choosePrompt(prompts.slice(0, 2), ["teddy*"]).text, "a photo");
+  assert.equal(choosePrompt(prompts, ["teddy*"]).text, "一只teddy*在沙滩上");
+});
+
+test("what is in a comment is in no prompt", () => {
+  const nodes = [loader(1, "berry"), prompt(2, "a photo //teddy*"), prompt(3, "a /* */teddy*")];
+  const graph = graphOf(nodes, [[1, 1, 2, "clip"], [1, 1, 3, "clip"]]);
+  for (const node of nodes.slice(1)) node.widgets[0].dynamicPrompts = true;
+  const prompts = promptsFor(graph, new Set(["1"]));
+  assert.deepEqual(prompts.map((one) => one.read), ["a photo ", "a teddy*"]);
+  assert.deepEqual(prompts.map((one) => one.text), ["a photo //teddy*", "a /* */teddy*"]);
+  assert.equal(choosePrompt(prompts, ["teddy*"]).node.id, 3);
 });
 
 test("a prompt that only negative inputs take comes last", () => {
