@@ -21,6 +21,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -53,6 +54,11 @@ from ..perfusion_core.origin import is_foreign
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 64 << 10
+MAX_WAITING = 32  # questions about prompts; a page asks one for each plot that is seen
+
+# One at a time, and in a thread of their own: ComfyUI's other requests share the loop's.
+_asking = ThreadPoolExecutor(1, "perfusion-prompts")
+_waiting = asyncio.BoundedSemaphore(MAX_WAITING)
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -152,7 +158,10 @@ async def _similarities(request: web.Request) -> web.Response:
         return [c.placeholder for c in concepts], prompt_similarities(node, concepts, text)
 
     try:
-        names, found = await asyncio.to_thread(answer)
+        if _waiting.locked():
+            raise Busy
+        async with _waiting:
+            names, found = await asyncio.get_running_loop().run_in_executor(_asking, answer)
     except Busy:
         return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
     except NoEncoder:

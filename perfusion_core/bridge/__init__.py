@@ -5,6 +5,7 @@ Importing this package needs no ComfyUI; calling most of it does.
 
 from .attention import AttentionScope, attention_maps
 from .backbone import CHECKPOINTING, HostBackbone, training_backbone
+from .beside import Busy
 from .catalogue import (
     Listed,
     checkpoint_family,
@@ -55,7 +56,6 @@ from .stack import (
 from .texts import covariance_of, family_of_clip
 from .tokens import (
     MAX_CONCEPTS,
-    Busy,
     NoConcept,
     NoEncoder,
     Similarities,

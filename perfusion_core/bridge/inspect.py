@@ -28,9 +28,13 @@ def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenG
             "There is no concept to look at: connect a concept of a Perfusion Concept Loader, or a "
             "stack of Perfusion Combine Concepts."
         )
-    concepts = [entry.concept for entry in entries]
-    knowing = add_concepts(clip, concepts)
+    knowing = add_concepts(clip, [entry.concept for entry in entries])
     model_management.load_models_gpu([knowing.patcher])
+    return gates_with(knowing, text, entries)
+
+
+def gates_with(knowing: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+    """`token_gates` of a CLIP that knows the placeholders, with its weights where they are."""
     with torch.no_grad():
         encoding = encode(knowing, [text])
     edit = edit_of(entries)
@@ -40,7 +44,7 @@ def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenG
              for w, keep in zip(row, kept, strict=False) if keep]  # fmt: skip
     return TokenGates(
         words,
-        [concept.placeholder for concept in concepts],
+        [entry.concept.placeholder for entry in entries],
         edit.similarity(context).cpu(),
         edit.gates(context).cpu(),
         [entry.settings for entry in entries],

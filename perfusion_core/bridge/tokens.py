@@ -2,15 +2,15 @@
 
 Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how
 long it lives. So are concepts that come from another node rather than from a file. A page may then
-ask about any prompt, and the text encoder runs for it, but only while the host has nothing to run.
+ask about any prompt, and the text encoder runs for it while ComfyUI has nothing to run. ComfyUI
+waits for none of it: see `beside`.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -20,9 +20,10 @@ import torch
 from ..concept import Concept
 from ..families import FAMILIES
 from ..gates import TokenGates
-from .inspect import token_gates
+from .beside import Busy, IdleQueue, beside
+from .inspect import gates_with
 from .models import HostMismatch
-from .prompts import encoder_widths
+from .prompts import add_concepts, encoder_widths
 from .stack import recommended
 from .texts import family_of_clip
 
@@ -30,10 +31,6 @@ MAX_NODES = 64  # whose CLIPs are remembered
 MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
 MAX_TEXT = 4000  # characters
 MAX_CONCEPTS = 8
-
-
-class Busy(Exception):
-    """The host has something to run, so the text encoder does not run for a plot."""
 
 
 class NoEncoder(Exception):
@@ -62,18 +59,40 @@ class Similarities:
     own: bool
 
 
-def _uncancelled(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
-    """`token_gates` while nothing runs. A Cancel that is still pending then was for no run of ours:
-    ComfyUI's layers raise it once, and are asked again. Raises Busy for a second one."""
+def _gates_beside(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
+    """Similarities and gates while nothing runs, with a text encoder that nothing has to wait for.
+
+    Raises Busy when anything has run meanwhile.
+    """
     from comfy import model_management
 
     entries = [recommended(concept) for concept in concepts]
+    queue = IdleQueue()
+    knowing = add_concepts(clip, concepts)
     for _ in range(2):
+        patches = _patches_of(clip)
         try:
-            return token_gates(clip, text, entries)
+            # As ComfyUI runs its nodes: weights may have been made so.
+            with torch.inference_mode():
+                gates = gates_with(beside(knowing, queue.check), text, entries)
         except model_management.InterruptProcessingException:
-            pass
+            # ComfyUI's layers raise a Cancel once, to whoever asks first. Where something runs by
+            # now it was meant for that; if not, it came too late for its run, and is passed over.
+            try:
+                queue.check()
+            except Busy:
+                model_management.interrupt_current_processing(True)
+                raise
+            continue
+        queue.check()
+        if patches == _patches_of(clip):
+            return gates
     raise Busy
+
+
+def _patches_of(clip: Any) -> Any:
+    """Which LoRAs are in the weights: ComfyUI may take them out while it runs nothing."""
+    return getattr(clip.patcher.model, "current_weight_patches_uuid", None)
 
 
 class Encoders:
@@ -122,12 +141,7 @@ class Encoders:
         key = (text, *((concept.hash, concept.placeholder) for concept in concepts))
         gates = self._known(clip, key)
         if gates is None:
-            with host_idle() as idle:
-                if not idle:
-                    raise Busy
-                # As the host runs its nodes: it may have to move weights that were loaded so.
-                with torch.inference_mode():
-                    gates = _uncancelled(clip, text, concepts)
+            gates = _gates_beside(clip, text, concepts)
             self._keep(clip, key, gates)
         return Similarities(
             tuple(gates.words),
@@ -195,21 +209,6 @@ def prompt_similarities(node: str, concepts: Sequence[Concept], text: str) -> Si
     if len(text) > MAX_TEXT:
         raise HostMismatch(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are shown")
     return encoders.similarities(node, concepts, text)
-
-
-@contextmanager
-def host_idle() -> Iterator[bool]:
-    """Whether the host has nothing to run; if so, it starts nothing within this context.
-
-    By holding the lock of its queue: a prompt that is sent meanwhile waits, and with it the server,
-    as long as one pass through a text encoder takes.
-    """
-    from server import PromptServer
-
-    queue = PromptServer.instance.prompt_queue
-    with queue.mutex:
-        running, waiting = queue.get_current_queue_volatile()
-        yield not running and not waiting
 
 
 def renamed(concept: Concept, placeholder: str) -> Concept:

@@ -9,15 +9,12 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from execution import PromptQueue
 from page import PICTURES, PROMPT, ask, node, train, tuned
-from server import PromptServer
 from tiny_models import tiny_clip
 
 from perfusion_core.concept_file import load_concept, save_concept
@@ -241,31 +238,6 @@ def test_while_a_graph_runs_only_what_is_known_is_answered(client: ComfyClient, 
         client.run(graph, on_event=on_event)
     assert answers == ["busy", "ok"]
     assert similarities(client, file, text="a teddy* never asked for")[1]["status"] == "ok"
-
-
-def test_a_graph_that_is_sent_while_a_plot_is_made_waits_and_then_runs(
-    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
-    host = SimpleNamespace(queue_updated=lambda: None)
-    queue = host.prompt_queue = PromptQueue(host)
-    monkeypatch.setattr(PromptServer, "instance", host, raising=False)
-    sender = Thread(target=queue.put, args=((0, "a graph"),))
-    with tokens.host_idle() as idle:
-        assert idle
-        sender.start()
-        sender.join(timeout=0.2)
-        assert sender.is_alive()
-    sender.join(timeout=60)
-    assert not sender.is_alive()
-    with tokens.host_idle() as idle:
-        assert not idle  # it waits to be run
-    _, number = queue.get()
-    with tokens.host_idle() as idle:
-        assert not idle  # it runs
-    queue.task_done(number, {}, None)
-    with tokens.host_idle() as idle:
-        assert idle
 
 
 def test_concepts_that_do_not_go_together_say_why(client: ComfyClient, file: str) -> None:
