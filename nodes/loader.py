@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
 
 from ..perfusion_core.bridge import (
     ConceptEntry,
@@ -16,6 +17,7 @@ from ..perfusion_core.bridge import (
     concept_path,
     file_fingerprint,
     folder_fingerprint,
+    note_applied,
     remember_encoder,
 )
 from ..perfusion_core.concept import ConceptError
@@ -69,6 +71,8 @@ class PerfusionConceptLoader(io.ComfyNode):
                     "the same. Empty: the word in the file.",
                 ),
             ],
+            # Not the id: results would not be shared by nodes that load the same any more.
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the concept."),
                 io.Clip.Output(
@@ -122,6 +126,10 @@ class PerfusionConceptLoader(io.ComfyNode):
         concept = load_concept(concept_path(file))
         if placeholder.strip():
             concept = replace(concept, placeholder=placeholder.strip())
+        context = get_executing_context()
+        if context is not None:
+            graph, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
+            note_applied([concept], context.node_id, graph, extra, file)
         lock = KeyLock(key_lock)
         entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength, key_lock=lock))
         return io.NodeOutput(

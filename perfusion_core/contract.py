@@ -83,7 +83,11 @@ CONTRACT: tuple[Part, ...] = (
         _PATCHER, "ModelPatcher", ("clone(disable_dynamic)", "cached_patcher_init"), since="0.33.0"
     ),
     Part("comfy/lora.py", "", ("calculate_weight(patches, weight, key)",)),
-    Part("comfy/patcher_extension.py", "WrappersMP", ("APPLY_MODEL", "CALC_COND_BATCH")),
+    Part(
+        "comfy/patcher_extension.py",
+        "WrappersMP",
+        ("APPLY_MODEL", "CALC_COND_BATCH", "SAMPLER_SAMPLE"),
+    ),
     Part("comfy/patcher_extension.py", "WrapperExecutor", ("class_obj",)),
     Part(
         _BASE,

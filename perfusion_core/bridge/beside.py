@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .weights import DYNAMIC, PLAIN, is_dynamic
 
-# ComfyUI's functions for LoRAs on weights that are cast at each use, by the tensor that they change.
+# ComfyUI's functions for LoRAs on weights that are cast at each use.
 _FUNCTIONS = (
     "weight_function",
     "bias_function",
@@ -135,7 +135,9 @@ def _twin(
 
 def _gather(twin: nn.Module) -> torch.device:
     """Brings the weights of a twin to one device and returns it: where all lie, else the CPU."""
-    tables = [table for part in twin.modules() for table in (part._parameters, part._buffers)]
+    tables: list[dict[str, Any]] = [
+        table for part in twin.modules() for table in (part._parameters, part._buffers)
+    ]
     found = {t.device for table in tables for t in table.values() if t is not None}
     device = found.pop() if len(found) == 1 else torch.device("cpu")
     if device.type == "meta":
@@ -158,7 +160,7 @@ def _patch(twin: nn.Module, patches: dict[str, Any]) -> None:
     for path, of_weight in list(patches.items()):
         parent, _, name = path.rpartition(".")
         try:
-            table = twin.get_submodule(parent)._parameters
+            table: dict[str, Any] = twin.get_submodule(parent)._parameters
         except AttributeError:
             continue  # of a part that this encoder does not have: ComfyUI passes it over, too
         weight = table.get(name)

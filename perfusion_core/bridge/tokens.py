@@ -37,6 +37,10 @@ class NoEncoder(Exception):
     """No CLIP of the concepts' family has gone through a node of ours yet, or none lives still."""
 
 
+class EncoderGone(NoEncoder):
+    """A CLIP of the concepts' family went through a node of ours, and ComfyUI kept it no longer."""
+
+
 class NoConcept(Exception):
     """A concept that is in no file has not gone through its node yet, or does not live still."""
 
@@ -105,19 +109,22 @@ class Encoders:
         self._lock = Lock()
         self._by_node: OrderedDict[str, weakref.ref[Any]] = OrderedDict()
         self._concepts: dict[str, list[weakref.ref[Concept]]] = {}
+        self._widths: dict[str, dict[str, int]] = {}
         self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Any, TokenGates]] = (
             weakref.WeakKeyDictionary()
         )
 
     def remember(self, node: str, clip: Any, concepts: Sequence[Concept] = ()) -> None:
         """`clip` is what the node of that id puts `concepts` on."""
+        widths = encoder_widths(clip)
         with self._lock:
+            self._widths[node] = widths
             self._by_node[node] = weakref.ref(clip)
             self._by_node.move_to_end(node)
             self._concepts[node] = [weakref.ref(concept) for concept in concepts]
             while len(self._by_node) > MAX_NODES:
                 forgotten, _ = self._by_node.popitem(last=False)
-                del self._concepts[forgotten]
+                del self._concepts[forgotten], self._widths[forgotten]
 
     def applied(self, node: str, placeholder: str) -> Concept:
         """The concept of that word that a node put on its CLIP. Raises NoConcept."""
@@ -135,13 +142,20 @@ class Encoders:
         Args:
             node: id of the node that asks; its CLIP is taken, else the last one of the family.
 
-        Raises Busy, NoEncoder, or HostMismatch when the concepts do not go together.
+        Raises Busy, NoEncoder, or HostMismatch when the concepts do not go together, or the encoder
+        gives no numbers.
         """
         clip, own = self._clip_for(node, concepts[0])
         key = (text, *((concept.hash, concept.placeholder) for concept in concepts))
         gates = self._known(clip, key)
         if gates is None:
             gates = _gates_beside(clip, text, concepts)
+            if not bool(gates.similarities.isfinite().all()):
+                raise HostMismatch(
+                    "The text encoder gives NaN or infinity for this prompt, with or without "
+                    "concepts: its weights, or a LoRA on it, are broken, or its precision is too "
+                    "low (start ComfyUI with --fp32-text-enc)."
+                )
             self._keep(clip, key, gates)
         return Similarities(
             tuple(gates.words),
@@ -153,6 +167,7 @@ class Encoders:
     def _clip_for(self, node: str, concept: Concept) -> tuple[Any, bool]:
         with self._lock:
             alive = {name: clip for name, ref in self._by_node.items() if (clip := ref())}
+            gone = [self._widths[name] for name in self._by_node if name not in alive]
         own = alive.get(node)
         encoders = dict(FAMILIES[concept.family].encoders)
         fitting = [clip for clip in alive.values() if encoder_widths(clip) == encoders]
@@ -160,7 +175,7 @@ class Encoders:
         if own is not None and (own in fitting or not fitting):
             return own, True
         if not fitting:
-            raise NoEncoder
+            raise EncoderGone if encoders in gone else NoEncoder
         return fitting[-1], False
 
     def _known(self, clip: Any, key: Any) -> TokenGates | None:
