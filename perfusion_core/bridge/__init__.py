@@ -4,7 +4,7 @@ Importing this package needs no ComfyUI; calling most of it does.
 """
 
 from .attention import AttentionScope, attention_maps
-from .backbone import CHECKPOINTING, HostBackbone, training_backbone
+from .backbone import CHECKPOINTING, HostBackbone, refuse_known_word, training_backbone
 from .beside import Busy
 from .catalogue import (
     Listed,

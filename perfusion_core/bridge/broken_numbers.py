@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,7 +73,7 @@ def _culprits(seen: SeenPass) -> Iterator[str]:
                     name
                     for number, name in enumerate(edit.names)
                     if edit.settings[number].strength > 0
-                    and not _is_finite(seen, path, _alone(edit, number), what)
+                    and not _is_finite(seen, path, _alone(edit, number), what, number)
                 ]
                 names = " and ".join(alone or edit.names)
                 together = "" if alone else " together"
@@ -85,17 +85,22 @@ def _culprits(seen: SeenPass) -> Iterator[str]:
 
 
 def _alone(edit: GatedEdit, number: int) -> GatedEdit:
-    settings = [
-        own if n == number else replace(own, strength=0.0) for n, own in enumerate(edit.settings)
-    ]
-    return GatedEdit(
-        edit.target_inputs, edit.whitened, edit.superclasses, settings, list(edit.names)
-    )
+    """The edit of one concept without the others: at strength 0 their NaN would still be NaN."""
+    one = slice(number, number + 1)
+    tensors = (edit.target_inputs, edit.whitened, edit.superclasses)
+    return GatedEdit(*(tensor[one] for tensor in tensors), edit.settings[one], edit.names[one])
 
 
 @torch.inference_mode()
-def _is_finite(seen: SeenPass, path: str, edit: GatedEdit | None, what: str) -> bool:
-    """Whether a layer's keys or values of the pass's text are numbers, edited or as they come."""
+def _is_finite(
+    seen: SeenPass, path: str, edit: GatedEdit | None, what: str, number: int | None = None
+) -> bool:
+    """Whether a layer's keys or values of the pass's text are numbers, edited or as they come.
+
+    Args:
+        edit: None for the text as it comes.
+        number: of the concept that `edit` is of alone; None for all.
+    """
     layer, context = seen.layers[path], seen.context
     module = layer.key if what == "keys" else layer.value
     if edit is None:
@@ -104,7 +109,9 @@ def _is_finite(seen: SeenPass, path: str, edit: GatedEdit | None, what: str) -> 
     found = module(prepared.keys if what == "keys" else prepared.context)
     added = seen.keys if what == "keys" else seen.differences
     if added is not None:
-        found = add_values(found, prepared.weights, added.on(path, context.device, context.dtype))
+        learned = added.on(path, context.device, context.dtype)
+        chosen = learned if number is None else learned[number : number + 1]
+        found = add_values(found, prepared.weights, chosen)
     return bool(found.isfinite().all())
 
 
