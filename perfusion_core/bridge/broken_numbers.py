@@ -87,8 +87,13 @@ def _culprits(seen: SeenPass) -> Iterator[str]:
 def _alone(edit: GatedEdit, number: int) -> GatedEdit:
     """The edit of one concept without the others: at strength 0 their NaN would still be NaN."""
     one = slice(number, number + 1)
-    tensors = (edit.target_inputs, edit.whitened, edit.superclasses)
-    return GatedEdit(*(tensor[one] for tensor in tensors), edit.settings[one], edit.names[one])
+    return GatedEdit(
+        edit.target_inputs[one],
+        edit.whitened[one],
+        edit.superclasses[one],
+        edit.settings[one],
+        edit.names[one],
+    )
 
 
 @torch.inference_mode()
