@@ -30,7 +30,6 @@ from typing import Any
 from aiohttp import web
 
 from ..perfusion_core.bridge import (
-    MAX_CONCEPTS,
     Busy,
     EncoderGone,
     HostMismatch,
@@ -51,13 +50,11 @@ from ..perfusion_core.bridge import (
 )
 from ..perfusion_core.concept import Concept, ConceptError
 from ..perfusion_core.families import FAMILIES
+from ..perfusion_core.limits import MAX_BODY, MAX_CONCEPTS, MAX_WAITING
 from ..perfusion_core.moves import checked_sliders
 from ..perfusion_core.origin import is_foreign
 
 logger = logging.getLogger(__name__)
-
-MAX_BODY = 64 << 10
-MAX_WAITING = 32  # questions about prompts; a page asks one for each plot that is seen
 
 # One at a time, and in a thread of their own: ComfyUI's other requests share the loop's.
 _asking = ThreadPoolExecutor(1, "perfusion-prompts")

@@ -27,5 +27,14 @@ MAX_PROMPT = 200_000  # letters that the gate inspector looks at; 10,000 words h
 MAX_TABLED = 20_000  # tokens in its table
 MAX_BARS = 1000  # in its picture, one for each token and concept
 
+# --- what the page may ask
+MAX_BODY = 64 << 10  # bytes of a request
+MAX_WAITING = 32  # questions about prompts; a page asks one for each plot that is seen
+MAX_TEXT = 4000  # letters of a prompt
+MAX_CONCEPTS = 8  # in one plot
+MAX_CARDS = 500  # of concept files; a longer list is no longer chosen from by looking
+MAX_NODES = 64  # whose CLIPs are remembered
+MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
+
 # --- pictures that show others: pixels, so that one takes 400 MB while it is made
 MAX_GRID = 32 << 20

@@ -57,7 +57,6 @@ from .stack import (
 )
 from .texts import covariance_of, family_of_clip
 from .tokens import (
-    MAX_CONCEPTS,
     EncoderGone,
     NoConcept,
     NoEncoder,
@@ -71,7 +70,6 @@ from .tokens import (
 __all__ = [
     "AUTO",
     "CHECKPOINTING",
-    "MAX_CONCEPTS",
     "AttentionScope",
     "BackbonePainter",
     "Busy",

@@ -20,17 +20,13 @@ import torch
 from ..concept import Concept
 from ..families import FAMILIES
 from ..gates import TokenGates
+from ..limits import MAX_CONCEPTS, MAX_KEPT, MAX_NODES, MAX_TEXT
 from .beside import Busy, IdleQueue, beside
 from .inspect import gates_with
 from .models import HostMismatch
 from .prompts import add_concepts, encoder_widths
 from .stack import recommended
 from .texts import family_of_clip
-
-MAX_NODES = 64  # whose CLIPs are remembered
-MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
-MAX_TEXT = 4000  # characters
-MAX_CONCEPTS = 8
 
 
 class NoEncoder(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from perfusion_core.bridge import (
 from perfusion_core.bridge import broken_numbers as broken
 from perfusion_core.bridge.backbone import refuse_known_word
 from perfusion_core.bridge.stack import KEY
+from perfusion_core.limits import MAX_VALIDATION
 
 EXAMPLES = int(os.environ.get("PERFUSION_FUZZ", "150"))
 NAN, INF = float("nan"), float("inf")
@@ -125,19 +127,38 @@ def test_a_mask_of_the_background_is_noticed(inverted: bool) -> None:
     assert not look_like_backgrounds(everywhere)
 
 
-def test_training_says_that_masks_are_of_the_background(nodes: dict[str, Any], clip: Any) -> None:
-    def said(mask: torch.Tensor) -> str:
+@pytest.fixture
+def trained(nodes: dict[str, Any], clip: Any) -> Callable[..., str]:
+    """What the training node says after a step with some inputs."""
+
+    def run(**changes: Any) -> str:
         inputs = {"model": tiny_model(), "clip": clip, "vae": TinyVae()}
-        inputs |= {"images": pictures(1, 64, 64, 3), "masks": mask}
-        inputs |= {"placeholder": "teddy*", "superclass": "teddy", "steps": 1}
-        inputs |= {"batch_size": 1, "seed": 1, "preview_every": 0}
+        inputs |= {"images": pictures(1, 64, 64, 3), "placeholder": "teddy*", "superclass": "teddy"}
+        inputs |= {"steps": 1, "batch_size": 1, "seed": 1, "preview_every": 0, **changes}
         node = nodes["PerfusionTrainConcept"].PREPARE_CLASS_CLONE({})
         with torch.inference_mode():
             output = node.EXECUTE_NORMALIZED(**{name: [value] for name, value in inputs.items()})
-        return str(output.ui.as_dict() if hasattr(output.ui, "as_dict") else output.ui)
+        return str(output.ui.as_dict())
 
-    assert "Invert Mask" in said(cut_out(True))
-    assert "Invert Mask" not in said(cut_out(False))
+    return run
+
+
+def test_training_says_that_masks_are_of_the_background(trained: Callable[..., str]) -> None:
+    assert "Invert Mask" in trained(masks=cut_out(True))
+    assert "Invert Mask" not in trained(masks=cut_out(False))
+
+
+def test_training_looks_at_so_many_prompts_and_no_more(trained: Callable[..., str]) -> None:
+    asked = "\n".join(["a photo of {}"] * (MAX_VALIDATION + 1))
+    with pytest.raises(ValueError, match=rf"{MAX_VALIDATION + 1} validation .* {MAX_VALIDATION} "):
+        trained(validation=asked)
+
+
+def test_training_on_a_loaders_clip_names_the_loader(
+    trained: Callable[..., str], clip: Any, teddy: Any
+) -> None:
+    with pytest.raises(ValueError, match="already knows the concept"):
+        trained(clip=add_concepts(clip, [teddy]))
 
 
 def test_resuming_on_the_loaders_clip_names_the_loader(clip: Any, teddy: Any) -> None:
