@@ -111,9 +111,10 @@ def _check_numbers(what: str, tensors: Sequence[Tensor]) -> None:
 
 
 def _flat(batch: Tensor) -> Tensor:
-    if batch.dim() < 2:
+    if batch.dim() < 2 or 0 in batch.shape[-2:]:
         raise TrainingError(
-            f"The masks have the shape {list(batch.shape)}; expected [masks, height, width]."
+            f"The masks have the shape {list(batch.shape)}; expected [masks, height, width], "
+            "and no empty one."
         )
     return batch.reshape(-1, *batch.shape[-2:])
 
