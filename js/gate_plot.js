@@ -11,7 +11,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
-import { LOADER, TUNE, choosePrompt, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
+import { LOADER, TUNE, choosePrompt, conceptsBeside, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
 import { t, whyNotNow } from "./lib/language.js";
 import { coloursOn, isDark, paint } from "./lib/paint.js";
 import { addPart, fit } from "./lib/part.js";
@@ -186,14 +186,20 @@ class GatePlot {
   readConcepts() {
     const places = placesOf(this.node);
     if (places.length !== 1) return [];
-    if (this.node.type === LOADER) return conceptsOf(places[0]).slice(-1);
+    // A loader's own is told as it is sampled: beside the others of its model.
+    if (this.node.type === LOADER) return conceptsBeside(places[0], (file) => server.cardNow(file));
     return conceptsOf(places[0], (file) => server.cardNow(file));
+  }
+
+  /** Whether a concept is drawn: of those that a loader is sampled with, its own alone. */
+  isDrawn(concept) {
+    return this.node.type !== LOADER || concept.node === this.node;
   }
 
   question(concepts) {
     const known = concepts.filter(referenceTo);
     if (!known.length) return null;
-    const ids = new Set(known.map((concept) => concept.via));
+    const ids = new Set(concepts.filter((concept) => this.isDrawn(concept)).map(({ via }) => via));
     const words = known.map((one) => one.placeholder || server.cardNow(one.file)?.placeholder);
     const prompt = choosePrompt(promptsFor(this.node.graph, ids), words);
     if (!prompt) return null;
@@ -251,10 +257,10 @@ class GatePlot {
     this.concepts = this.readConcepts();
     const words = this.answer?.words ?? [];
     let asked = 0;
-    this.series = this.concepts.map((concept) => {
+    this.series = this.concepts.flatMap((concept) => {
       // The server is asked for those that can be told, and answers in their order.
       const number = referenceTo(concept) ? asked++ : -1;
-      return {
+      return !this.isDrawn(concept) ? [] : {
         name: this.nameOf(concept, number),
         sliders: concept.sliders,
         similarities: this.answer?.similarities[number] ?? [],

@@ -9,7 +9,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..perfusion_core.bridge import AttentionScope, HostMismatch, attention_maps
+from ..perfusion_core.bridge import AttentionScope, HostMismatch, attention_maps, in_colour
 from ..perfusion_core.settings import GROUPS
 from .types import CATEGORY, for_page
 
@@ -110,6 +110,12 @@ class PerfusionAttentionMap(io.ComfyNode):
         layers: str,
     ) -> io.NodeOutput:
         count = len(latent["samples"])
+        image = in_colour(image, "pictures")
+        if not count or latent["samples"].dim() != 4:
+            raise HostMismatch(
+                f"The latents have the shape {list(latent['samples'].shape)}; expected [pictures, "
+                "channels, height, width] with at least one picture: connect those of a sampler."
+            )
         if len(image) != count:
             raise HostMismatch(
                 f"There are {count} latents and {len(image)} pictures: connect the latents and the "
@@ -124,6 +130,6 @@ class PerfusionAttentionMap(io.ComfyNode):
         scope = AttentionScope(steps, start, end, "" if layers == ALL else layers)
         maps = attention_maps(model, positive, latent, scope, on_step)
         title = f"attention, {layers} layers, {steps} steps from {start:g} to {end:g}"
-        picture = maps.picture(image[..., :3], title)
+        picture = maps.picture(image, title)
         masks = maps.masks(*image.shape[1:3])
         return io.NodeOutput(picture, masks, maps.table(), ui=ui.PreviewImage(picture, cls=cls))

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
 
 from ..perfusion_core.bridge import (
     ConceptEntry,
@@ -15,6 +16,7 @@ from ..perfusion_core.bridge import (
     concept_path,
     file_fingerprint,
     folder_fingerprint,
+    note_applied,
     remember_encoder,
     renamed,
 )
@@ -69,6 +71,8 @@ class PerfusionConceptLoader(io.ComfyNode):
                     "the same. Empty: the word in the file.",
                 ),
             ],
+            # Not the id: results would not be shared by nodes that load the same any more.
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the concept."),
                 io.Clip.Output(
@@ -120,6 +124,10 @@ class PerfusionConceptLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         remember_encoder(clip)
         concept = renamed(load_concept(concept_path(file)), placeholder)
+        context = get_executing_context()
+        if context is not None:
+            graph, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
+            note_applied([concept], context.node_id, graph, extra, file)
         lock = KeyLock(key_lock)
         entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength, key_lock=lock))
         return io.NodeOutput(

@@ -21,14 +21,17 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from ..perfusion_core.bridge import (
-    MAX_CONCEPTS,
     Busy,
+    EncoderGone,
     HostMismatch,
     Listed,
     NoConcept,
@@ -47,12 +50,18 @@ from ..perfusion_core.bridge import (
 )
 from ..perfusion_core.concept import Concept, ConceptError
 from ..perfusion_core.families import FAMILIES
+from ..perfusion_core.limits import MAX_BODY, MAX_CONCEPTS, MAX_WAITING
 from ..perfusion_core.moves import checked_sliders
 from ..perfusion_core.origin import is_foreign
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 64 << 10
+# One at a time, and in a thread of their own: ComfyUI's other requests share the loop's.
+_asking = ThreadPoolExecutor(1, "perfusion-prompts")
+_waiting = asyncio.BoundedSemaphore(MAX_WAITING)
+
+FOLDER = Path(__file__).resolve().parents[1]
+copies = [str(FOLDER)]  # of the pack in this ComfyUI; their nodes tell each other nothing
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -67,14 +76,29 @@ class _Refused(Exception):
 
 def add_routes(routes: web.RouteTableDef) -> None:
     """Add the pack's routes to the host's, unless they are there."""
-    if any(getattr(route, "path", "") == "/perfusion/concepts" for route in routes):
-        return
+    for route in routes:
+        if getattr(route, "path", "") == "/perfusion/concepts":
+            _note_copy(route)
+            return
     routes.get("/perfusion/concepts")(_guarded(_concepts))
     routes.get("/perfusion/concept")(_guarded(_concept))
     routes.get("/perfusion/preview")(_guarded(_preview))
     routes.get("/perfusion/family")(_guarded(_family))
     routes.post("/perfusion/similarities")(_guarded(_similarities))
     routes.post("/perfusion/live")(_guarded(_live))
+
+
+def _note_copy(route: Any) -> None:
+    """The routes are another copy's: have it say so where it lacks what our nodes would tell it."""
+    theirs = getattr(getattr(route, "handler", None), "__globals__", {}).get("copies")
+    if theirs is None or theirs is copies:
+        return
+    theirs.append(str(FOLDER))
+    logger.error(
+        "Perfusion is installed twice, in %s: keep one of these folders and restart ComfyUI. The "
+        "plots on the nodes will not work until then.",
+        " and ".join(theirs),
+    )
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -100,19 +124,24 @@ def _guarded(handler: Handler) -> Handler:
     return guarded
 
 
+def _answer(data: dict[str, Any], status: int = 200) -> web.Response:
+    # NaN and infinity are no JSON: better an error of ours than one in the page.
+    return web.json_response(data, status=status, dumps=partial(json.dumps, allow_nan=False))
+
+
 def _error(status: int, reason: str) -> web.Response:
-    return web.json_response({"error": reason}, status=status)
+    return _answer({"error": reason}, status)
 
 
 async def _concepts(_: web.Request) -> web.Response:
     # Off the loop: the first time, every file is opened.
     cards, more = await asyncio.to_thread(concept_cards)
-    return web.json_response({"concepts": [_card(one) for one in cards], "more": more})
+    return _answer({"concepts": [_card(one) for one in cards], "more": more})
 
 
 async def _concept(request: web.Request) -> web.Response:
     listed = await asyncio.to_thread(concept_card, request.query.get("file", ""))
-    return web.json_response(_card(listed))
+    return _answer(_card(listed))
 
 
 def _card(listed: Listed) -> dict[str, Any]:
@@ -134,8 +163,8 @@ async def _family(request: web.Request) -> web.Response:
     folder, name = request.query.get("folder", ""), request.query.get("name", "")
     family = await asyncio.to_thread(checkpoint_family, folder, name)
     if family is None:
-        return web.json_response({"family": None, "title": None})
-    return web.json_response({"family": family.id, "title": family.title})
+        return _answer({"family": None, "title": None})
+    return _answer({"family": family.id, "title": family.title})
 
 
 async def _similarities(request: web.Request) -> web.Response:
@@ -152,17 +181,33 @@ async def _similarities(request: web.Request) -> web.Response:
         return [c.placeholder for c in concepts], prompt_similarities(node, concepts, text)
 
     try:
-        names, found = await asyncio.to_thread(answer)
+        if _waiting.locked():
+            raise Busy
+        async with _waiting:
+            names, found = await asyncio.get_running_loop().run_in_executor(_asking, answer)
     except Busy:
         return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
-    except NoEncoder:
+    except NoEncoder as error:
+        if len(copies) > 1:
+            names = " and ".join(Path(copy).name for copy in copies)
+            return _not_now(
+                "twice",
+                f"Perfusion is installed twice in ComfyUI's custom_nodes, as {names}: delete one "
+                "of the two folders and restart ComfyUI.",
+            )
+        if isinstance(error, EncoderGone):
+            return _not_now(
+                "gone",
+                "ComfyUI keeps no text encoder after a run (--cache-none, or its memory was "
+                "freed): start it without --cache-none, or run again.",
+            )
         return _not_now("no_encoder", "Run the graph once: the tokens come from its CLIP.")
     except NoConcept:
         return _not_now("no_concept", "Run the graph once: a concept is made in it, in no file.")
     except (HostMismatch, ConceptError) as error:
         return _not_now("mismatch", str(error))
     said = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
-    return web.json_response({"status": "ok", **said, **asdict(found)})
+    return _answer({"status": "ok", **said, **asdict(found)})
 
 
 def _asked(one: Any) -> Callable[[], Concept]:
@@ -182,7 +227,7 @@ def _asked(one: Any) -> Callable[[], Concept]:
 
 
 def _not_now(status: str, reason: str) -> web.Response:
-    return web.json_response({"status": status, "reason": reason})
+    return _answer({"status": status, "reason": reason})
 
 
 async def _live(request: web.Request) -> web.Response:
@@ -198,7 +243,7 @@ async def _live(request: web.Request) -> web.Response:
         if isinstance(error, HostMismatch):
             return _not_now("over", str(error))
         raise _Refused(400, str(error)) from error
-    return web.json_response({"status": "ok"})
+    return _answer({"status": "ok"})
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

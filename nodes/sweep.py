@@ -14,11 +14,11 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..perfusion_core.bridge import HostMismatch, tune
+from ..perfusion_core.limits import MAX_CELLS, MAX_FIELD
 from ..perfusion_core.plots import labelled_grid
+from ..perfusion_core.safetensors_file import shortened
 from ..perfusion_core.settings import ConceptSettings
 from .types import CATEGORY, for_page
-
-MAX_CELLS = 100
 
 
 class PerfusionSweep(io.ComfyNode):
@@ -116,6 +116,11 @@ class PerfusionSweep(io.ComfyNode):
                 f"{len(columns)} biases and {len(rows)} temperatures are "
                 f"{len(columns) * len(rows)} pictures; at most {MAX_CELLS} fit in one grid."
             )
+        if not len(latent_image["samples"]):
+            raise HostMismatch(
+                "The latents are an empty batch: connect at least one, such as Empty Latent "
+                "Image's."
+            )
         # Refused before anything takes long: a temperature of 0, a concept that is not there.
         tuned = [_tuned(model, concept, bias, softness) for softness in rows for bias in columns]
         start = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
@@ -168,6 +173,10 @@ def _tuned(model: Any, concept: str, bias: float, temperature: float) -> Any:
 
 def numbers(name: str, text: str) -> list[float]:
     """Numbers apart by commas. Raises HostMismatch that names what is none."""
+    if len(text) > MAX_FIELD:
+        raise HostMismatch(
+            f"{name} has {len(text)} letters; at most {MAX_CELLS} pictures fit in one grid."
+        )
     found = []
     for part in filter(None, (p.strip() for p in text.replace(";", ",").split(","))):
         try:
@@ -175,7 +184,9 @@ def numbers(name: str, text: str) -> list[float]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise HostMismatch(f'"{part}" in {name} is not a number; write them as 0.4, 0.6, 0.8.')
+            raise HostMismatch(
+                f'"{shortened(part, 60)}" in {name} is not a number; write them as 0.4, 0.6, 0.8.'
+            )
         found.append(value)
     if not found:
         raise HostMismatch(f"There is no number in {name}; write them as 0.4, 0.6, 0.8.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,11 +21,13 @@ from ..perfusion_core.bridge import (
     covariance_of,
     detect_family,
     flipped,
+    look_like_backgrounds,
     out_of_memory,
     picture_groups,
     prompt_lines,
     read_pictures,
     recommended,
+    refuse_known_word,
     score_models,
     thumbnail,
     training_backbone,
@@ -32,6 +35,7 @@ from ..perfusion_core.bridge import (
 from ..perfusion_core.concept import Concept, check_words
 from ..perfusion_core.contact_sheet import contact_sheet
 from ..perfusion_core.covariance import Covariance
+from ..perfusion_core.limits import MAX_VALIDATION
 from ..perfusion_core.plots import loss_plot
 from ..perfusion_core.selection import Validation
 from ..perfusion_core.templates import validation_prompts
@@ -46,7 +50,15 @@ from .lists import single_values
 from .types import CATEGORY, ConceptType, CovarianceType, for_page
 from .watch import TrainingWatch, stop_when_asked
 
+logger = logging.getLogger(__name__)
+
 DEFAULTS = TrainingSettings()
+
+_BACKGROUND_MASKS = (
+    "Most masks cover the edges of their pictures and leave out the middle: they look like masks "
+    "of the background. Load Image's mask is where a picture is transparent; put Invert Mask "
+    "behind it."
+)
 
 
 class PerfusionTrainConcept(io.ComfyNode):
@@ -393,8 +405,14 @@ class PerfusionTrainConcept(io.ComfyNode):
         family = detect_family(model)
         if covariance is not None:
             covariance.check_family(family)
+        refuse_known_word(clip, word)
         pictures = read_pictures(images, masks, captions, word)
         asked = prompt_lines("\n".join(validation), word, "validation prompt")
+        if len(asked) > MAX_VALIDATION:
+            raise TrainingError(
+                f"There are {len(asked)} validation prompts; at most {MAX_VALIDATION} are looked "
+                "at. Each is a picture at every look: some five are enough."
+            )
         prompts = asked or validation_prompts(kind)
         if select and not preview_every:
             raise TrainingError(
@@ -402,6 +420,9 @@ class PerfusionTrainConcept(io.ComfyNode):
                 "the concept is to be scored (50 is usual), or select to off."
             )
         pictures, sizes = bring_to_size(pictures, family.resolution, resolution)
+        notes = [_BACKGROUND_MASKS] if look_like_backgrounds(pictures) else []
+        for note in notes:
+            logger.warning("Perfusion: %s", note)
         scoring = ClipScorer([picture.pixels for picture in pictures], scorer) if select else None
         preview = thumbnail(pictures[0].pixels)
         start = resume.concept if resume is not None else None
@@ -459,7 +480,7 @@ class PerfusionTrainConcept(io.ComfyNode):
             loss_plot(result.losses),
             contact_sheet(watch.validation.looks, [p.replace("{}", word) for p in shown], chosen),
             ui=ui.PreviewText(
-                "\n".join([_summary(result, sizes) + _selection(concept), *watch.notes])
+                "\n".join([_summary(result, sizes) + _selection(concept), *notes, *watch.notes])
             ),
         )
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from .concept import Concept
 from .families import FAMILIES, in_order
 from .gates import COLOURS
+from .limits import MAX_PREVIEW_SIDE
 from .plots import to_tensor
 
 _WIDTH, _PAD, _PREVIEW, _LABEL = 600, 16, 144, 180
 _LINE, _SIZE, _CHARACTERS = 18, 13, 52
-MAX_PREVIEW_SIDE = 2048
 _MAX_LINES = 40  # of one entry: a file's notes may be of any length
 _INK, _FAINT, _EMPTY = "#202020", "#707070", "#ECECEC"
 

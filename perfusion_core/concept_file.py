@@ -29,20 +29,13 @@ from torch import Tensor
 
 from .concept import Concept, ConceptError, check_readable_words, check_recommended
 from .files import cause, write_atomically, write_new
+from .limits import MAX_ENTRY, MAX_FILE, MAX_HEADER, MAX_LAYERS, MAX_PREVIEW, MAX_TRAINING
 from .safetensors_file import Header, NotSafetensors, read_header, serialized, shortened
 
 FORMAT = "perfusion-concept"
 VERSION, VERSION_WITH_KEYS = "1", "2"
 
-# Far above what any concept needs: one for the largest model this pack may ever fit (80 layers of
-# 5,120 numbers, with trained keys and 16 vectors) has 2 MB, and a header of 20 kB beside its
-# preview.
-MAX_FILE = 16 << 20
-MAX_HEADER = 4 << 20
-MAX_LAYERS = 4096
-MAX_PREVIEW = 1 << 20
-MAX_ENTRY = 4096  # letters of author, licence and the like
-MAX_TRAINING = 64 << 10
+_LONGEST_PREVIEW = 4 * MAX_PREVIEW // 3 + 4  # as base64
 
 # What a file of another kind begins with.
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -82,7 +75,27 @@ def _writing(concept: Concept, path: Path) -> Iterator[None]:
 
 
 def _serialized(concept: Concept) -> bytes:
-    return serialized(concept.tensors(), _to_header(concept))
+    header = _to_header(concept)
+    _check_readable(concept, header)
+    return serialized(concept.tensors(), header)
+
+
+def _check_readable(concept: Concept, header: Mapping[str, str]) -> None:
+    """Raises ConceptError for what `load_concept` would not read again."""
+    most = {"training": MAX_TRAINING, "preview": _LONGEST_PREVIEW}
+    for key, text in header.items():
+        bound = most.get(key, MAX_ENTRY)
+        if len(text) > bound:
+            raise ConceptError(
+                f'The concept "{shortened(concept.name, 60)}" cannot be saved: its {key} has '
+                f"{len(text)} letters, and a concept file has room for {bound}. Give it a shorter "
+                "one."
+            )
+    if len(concept.values) > MAX_LAYERS:
+        raise ConceptError(
+            f'The concept "{concept.name}" cannot be saved: it has values for '
+            f"{len(concept.values)} layers, and a concept file has room for {MAX_LAYERS}."
+        )
 
 
 def load_concept(path: Path) -> Concept:
@@ -365,7 +378,7 @@ def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
 def _preview(header: Mapping[str, str]) -> bytes | None:
     if "preview" not in header:
         return None
-    text = _entry(header, "preview", 4 * MAX_PREVIEW // 3 + 4)
+    text = _entry(header, "preview", _LONGEST_PREVIEW)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:  # the second: letters that are not ASCII

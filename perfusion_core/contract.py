@@ -58,6 +58,7 @@ CONTRACT: tuple[Part, ...] = (
             "model",
             "model_options",
             "load_device",
+            "backup",
             "patches",
             "patches_uuid",
             "wrappers",
@@ -81,7 +82,12 @@ CONTRACT: tuple[Part, ...] = (
     Part(
         _PATCHER, "ModelPatcher", ("clone(disable_dynamic)", "cached_patcher_init"), since="0.33.0"
     ),
-    Part("comfy/patcher_extension.py", "WrappersMP", ("APPLY_MODEL", "CALC_COND_BATCH")),
+    Part("comfy/lora.py", "", ("calculate_weight(patches, weight, key)",)),
+    Part(
+        "comfy/patcher_extension.py",
+        "WrappersMP",
+        ("APPLY_MODEL", "CALC_COND_BATCH", "SAMPLER_SAMPLE"),
+    ),
     Part("comfy/patcher_extension.py", "WrapperExecutor", ("class_obj",)),
     Part(
         _BASE,
@@ -309,7 +315,11 @@ CONTRACT: tuple[Part, ...] = (
             "send_progress_text(text, node_id)",
         ),
     ),
-    Part("execution.py", "PromptQueue", ("mutex", "get_current_queue_volatile()")),
+    Part(
+        "execution.py",
+        "PromptQueue",
+        ("get_current_queue_volatile()", "get_tasks_remaining()", "task_counter"),
+    ),
     Part("comfy_execution/utils.py", "", ("get_executing_context()",)),
     Part("comfy_execution/utils.py", "ExecutionContext", ("prompt_id", "node_id")),
     Part("comfy_execution/graph_utils.py", "ExecutionBlocker", ("__init__(message)",)),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .limits import MAX_BARS, MAX_TABLED
 from .plots import to_tensor
 from .settings import ConceptSettings
 
@@ -37,22 +38,45 @@ class TokenGates:
     settings: Sequence[ConceptSettings]
 
     def table(self) -> str:
-        """One line a token, its columns apart by tabs: similarity and gate of each concept."""
+        """One line a token, its columns apart by tabs: similarity and gate of each concept.
+
+        Of the first `MAX_TABLED` tokens; a last line says how many more there are.
+        """
         heads = [f"{name} {what}" for name in self.names for what in ("similarity", "gate")]
         lines = ["\t".join(["token", *heads])]
+        shown = slice(MAX_TABLED)
         for word, row, gates in zip(
-            self.words, self.similarities.tolist(), self.gates.tolist(), strict=True
+            self.words[shown],
+            self.similarities[shown].tolist(),
+            self.gates[shown].tolist(),
+            strict=True,
         ):
             pairs = [f"{v:.3f}" for pair in zip(row, gates, strict=True) for v in pair]
             lines.append("\t".join([word, *pairs]))
+        if len(self.words) > MAX_TABLED:
+            left_out = len(self.words) - MAX_TABLED
+            lines.append(f"... and {left_out} more tokens; at most {MAX_TABLED} are listed")
         return "\n".join(lines)
 
+    def _drawn(self) -> list[int]:
+        """Which tokens the picture has room for, in order: those that open a gate the furthest."""
+        room = max(1, MAX_BARS // len(self.names))
+        if len(self.words) <= room:
+            return list(range(len(self.words)))
+        widest: list[int] = self.gates.nan_to_num().amax(dim=1).topk(room).indices.tolist()
+        return sorted(widest)
+
     def picture(self) -> Tensor:
-        """A picture [1, H, W, 3]: for each token a bar of its gate and a mark at its similarity."""
+        """A picture [1, H, W, 3]: for each token a bar of its gate and a mark at its similarity.
+
+        It has room for `MAX_BARS` bars; of a longer prompt it shows the tokens that open a gate the
+        furthest, and says so.
+        """
         count = len(self.names)
+        drawn = self._drawn()
         row = _ROW * count + 6
         head = _PAD + 18 * (count + 1)
-        size = (_LABEL + _BAR + _NUMBERS + 2 * _PAD, head + row * len(self.words) + _PAD + 16)
+        size = (_LABEL + _BAR + _NUMBERS + 2 * _PAD, head + row * len(drawn) + _PAD + 16)
         image = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(image)
         left = _PAD + _LABEL
@@ -61,13 +85,16 @@ class TokenGates:
             inside = min(max(similarity, _LOW), _HIGH)
             return left + _BAR * (inside - _LOW) / (_HIGH - _LOW)
 
-        draw.text((_PAD, _PAD), "bar: gate, 0 to 1; mark: similarity; line: bias", fill=_FAINT)
+        told = "bar: gate, 0 to 1; mark: similarity; line: bias"
+        if len(drawn) < len(self.words):
+            told += f"; the {len(drawn)} of {len(self.words)} tokens with the widest gates"
+        draw.text((_PAD, _PAD), told, fill=_FAINT)
         for j, (name, given) in enumerate(zip(self.names, self.settings, strict=True)):
             told = f"{name}: bias {given.bias:g}, temperature {given.temperature:g}"
             draw.text((_PAD, _PAD + 18 * (j + 1)), told, fill=COLOURS[j % len(COLOURS)])
-        for n, word in enumerate(self.words):
-            top = head + n * row
-            draw.text((left - 8, top + row / 2 - 3), word[:18], fill=_INK, anchor="rm")
+        for place, n in enumerate(drawn):
+            top = head + place * row
+            draw.text((left - 8, top + row / 2 - 3), self.words[n][:18], fill=_INK, anchor="rm")
             for j in range(count):
                 colour = COLOURS[j % len(COLOURS)]
                 y, gate = top + j * _ROW, float(self.gates[n, j])
@@ -80,7 +107,7 @@ class TokenGates:
                 draw.line([(mark, y - 1), (mark, y + _ROW - 2)], fill=_INK, width=2)
                 told = f"s {similarity:+.2f}  g {gate:.2f}"
                 draw.text((left + _BAR + 8, y + _ROW / 2 - 1), told, fill=_INK, anchor="lm")
-        bottom = head + row * len(self.words) + 2
+        bottom = head + row * len(drawn) + 2
         for tick in (0.0, 0.5, 1.0):
             draw.text((x_of(tick), bottom), f"s {tick:g}", fill=_FAINT, anchor="ma")
         return to_tensor(image)

@@ -8,15 +8,14 @@ which order.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
+from .limits import MAX_FIELD, MAX_MOVES
+from .safetensors_file import shortened
 from .settings import SLIDER_RANGES, ConceptSettings
-
-MAX_MOVES = 1000  # as many as a run can have steps
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,6 @@ class Moves:
         )
 
 
-_ENTRY = re.compile(r"\s*([^:,]+):([^:,]+),([^:,]+),([^:,]+)\s*")
-
-
 def parse_moves(text: str, last: Sliders) -> Moves:
     """Moves as they are written: "7.4: 0.6, 0.15, 1.0; 2.1: 0.5, 0.15, 1.0".
 
@@ -92,27 +88,38 @@ def parse_moves(text: str, last: Sliders) -> Moves:
 
     Raises ValueError that names the part that cannot be read.
     """
+    # Counted before anything is read: the field comes with a graph that may be anybody's.
+    parts = list(filter(str.strip, text.split(";")))
+    if len(parts) > MAX_MOVES:
+        raise ValueError(f"there are {len(parts)} moves; at most {MAX_MOVES} can be done")
     entries: list[tuple[float, Sliders]] = []
-    for part in filter(str.strip, text.split(";")):
-        found = _ENTRY.fullmatch(part)
-        try:
-            numbers = [float(number) for number in found.groups()] if found else []
-        except ValueError:
-            numbers = []
+    for part in parts:
+        numbers = _numbers(part)
         if not numbers or not math.isfinite(numbers[0]):
+            shown = shortened(part.strip())
             raise ValueError(
-                f'the move "{part.strip()}" cannot be read: write the noise level down to which '
+                f'the move "{shown}" cannot be read: write the noise level down to which '
                 "sliders held, and then bias, temperature and strength, such as "
                 '"7.4: 0.6, 0.15, 1.0", or leave the field empty'
             )
         entries.append(
             (numbers[0], checked_sliders(dict(zip(SLIDER_RANGES, numbers[1:], strict=True))))
         )
-    if len(entries) > MAX_MOVES:
-        raise ValueError(f"there are {len(entries)} moves; at most {MAX_MOVES} can be done")
     if any(a <= b for (a, _), (b, _) in pairwise(entries)):
         raise ValueError("the moves are out of order: their noise levels must fall")
     return Moves(tuple(entries), last)
+
+
+def _numbers(part: str) -> list[float]:
+    """The four numbers of one entry; none where it is not written so."""
+    if len(part) > MAX_FIELD // MAX_MOVES * 4:  # no four numbers are that long
+        return []
+    sigma, colon, sliders = part.partition(":")
+    try:
+        numbers = [float(number) for number in (sigma, *sliders.split(","))]
+    except ValueError:
+        return []
+    return numbers if colon and len(numbers) == 1 + len(SLIDER_RANGES) else []
 
 
 class LiveSliders:

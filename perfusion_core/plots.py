@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .limits import MAX_GRID
+
 _SIZE = (640, 320)
 _MARGIN = (56, 16, 16, 32)  # left, top, right, bottom
 _LOSS, _MEAN, _INK = (176, 196, 222), (31, 88, 180), (64, 64, 64)
@@ -66,9 +68,14 @@ def to_tensor(image: Image.Image) -> Tensor:
 def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], title: str) -> Tensor:
     """Pictures [rows x columns, H, W, 3] in a grid with labelled axes, as one picture.
 
-    A column's label is broken into lines where it is wider than the column.
+    A column's label is broken into lines where it is wider than the column. Where the grid would
+    have more than `MAX_GRID` pixels, the pictures in it are smaller, and the title says how much.
     """
     height, width = cells.shape[1:3]
+    scale = min(1.0, math.sqrt(MAX_GRID / (len(columns) * len(rows) * height * width)))
+    if scale < 1:
+        height, width = max(1, int(height * scale)), max(1, int(width * scale))
+        title += f" (pictures at {scale:.0%} of their size)"
     size = max(14, min(32, width // 16))
     lines = [textwrap.wrap(label, max(8, int(width / size * 1.9))) for label in columns]
     left, gap = size * 8, max(2, size // 6)
@@ -88,5 +95,8 @@ def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], ti
         draw.text((left - size / 2, y + height / 2), label, fill=_INK, font_size=size, anchor="rm")
         for c in range(len(columns)):
             array = (cells[r * len(columns) + c].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-            sheet.paste(Image.fromarray(array.numpy()), (left + c * (width + gap), y))
+            picture = Image.fromarray(array.numpy())
+            if scale < 1:
+                picture = picture.resize((width, height))
+            sheet.paste(picture, (left + c * (width + gap), y))
     return to_tensor(sheet)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+from .limits import MAX_FIELD
+from .safetensors_file import shortened
+
 
 class KeyLock(str, Enum):
     """Where the locked keys come from (arXiv 2305.01644, section 4.2 and Appendix B).
@@ -109,7 +112,7 @@ class ConceptSettings:
             )
 
 
-_ENTRY = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?[:=]\s*([0-9.]+)\s*")
+_ENTRY = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?[:=]\s*([0-9.]+)\s*")
 
 
 def parse_layer_weights(text: str, paths: Sequence[str]) -> dict[str, float]:
@@ -122,24 +125,29 @@ def parse_layer_weights(text: str, paths: Sequence[str]) -> dict[str, float]:
 
     Returns path -> weight. Raises ValueError that names the part that cannot be read.
     """
+    if len(text) > MAX_FIELD:
+        raise ValueError(
+            f"the layer weights have {len(text)} letters; at most {MAX_FIELD} are read: write "
+            'ranges, such as "1-4: 0.5"'
+        )
     weights: dict[str, float] = {}
     for part in re.split(r"[,;\n]", text):
         if not part.strip():
             continue
-        found = _ENTRY.fullmatch(part)
+        found, shown = _ENTRY.fullmatch(part), shortened(part.strip())
         try:
             weight = float(found[3]) if found else math.nan
         except ValueError:
             weight = math.nan
         if found is None or math.isnan(weight):
             raise ValueError(
-                f'the layer weight "{part.strip()}" cannot be read: write the layer\'s number and '
+                f'the layer weight "{shown}" cannot be read: write the layer\'s number and '
                 'its weight, such as "9: 0.5", or a range, such as "1-4: 0"'
             )
         first, last = int(found[1]), int(found[2] or found[1])
         if not 1 <= first <= last <= len(paths):
             raise ValueError(
-                f'the layer weight "{part.strip()}" names a layer that the model does not have: '
+                f'the layer weight "{shown}" names a layer that the model does not have: '
                 f"its layers are 1 to {len(paths)}, from {paths[0]} to {paths[-1]}"
             )
         _check_range(f'the weight in "{part.strip()}"', weight, 0.0, MAX_STRENGTH)

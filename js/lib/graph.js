@@ -72,6 +72,30 @@ export function conceptsOf(place, cardOf = () => undefined) {
   return conceptsOn(place, cardOf, MANY);
 }
 
+/**
+ * The concepts that are sampled together with those of a node: what is on the model at the far end
+ * of the graph below it. Where its model goes several ways, the one with the most of them.
+ * @param {Place} place
+ * @param {(file: string) => {name?: string, placeholder?: string} | undefined} cardOf
+ * @returns {ConceptInGraph[]}
+ */
+export function conceptsBeside(place, cardOf = () => undefined) {
+  const isOwn = (concept) => concept.node === place.node;
+  const own = conceptsOf(place, cardOf).filter(isOwn);
+  let most = conceptsOf(place, cardOf);
+  for (const other of placesIn(rootOf(place.node.graph))) {
+    if (!runs(other) || other.node.subgraph || other.node.isVirtualNode || !takesModel(other.node)) continue;
+    const found = conceptsOf(other, cardOf);
+    if (found.length > most.length && found.some(isOwn)) most = found;
+  }
+  // Its own sliders are the ones that are seen beside the plot, whatever sets others below.
+  return most.map((concept) => (isOwn(concept) && own.length ? { ...concept, sliders: own[0].sliders } : concept));
+}
+
+function takesModel(node) {
+  return Boolean(node.inputs?.some(({ type }) => type === "MODEL"));
+}
+
 function conceptsOn(place, cardOf, left) {
   if (!place || !left) return [];
   const { node } = place;

@@ -17,6 +17,7 @@ export function familyTitle(family, title) {
 export function whyNotNow({ status, reason }) {
   if (status === "busy") return t`ComfyUI is running a graph; its text encoder is not asked now.`;
   if (status === "no_encoder") return t`Run the graph once: the tokens come from its CLIP.`;
+  if (status === "gone") return t`ComfyUI keeps no text encoder after a run (--cache-none, or its memory was freed): start it without --cache-none, or run again.`;
   if (status === "no_concept") return t`Run the graph once: a concept is made in it, in no file.`;
   return reason;
 }

@@ -32,7 +32,7 @@ const KEPT = 100; // answers; each is a few kilobytes
  * @property {boolean} own whether it is the CLIP that the graph has there
  *
  * @typedef {object} NotNow
- * @property {"busy" | "no_encoder" | "no_concept" | "mismatch" | "over"} status
+ * @property {"busy" | "no_encoder" | "gone" | "twice" | "no_concept" | "mismatch" | "over"} status
  * @property {string} reason
  */
 

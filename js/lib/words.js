@@ -48,6 +48,7 @@ const ZH = {
   "the emoji world of the demo": "演示的 emoji 世界",
   "ComfyUI is running a graph; its text encoder is not asked now.": "ComfyUI 正在运行工作流，现在不询问它的文本编码器。",
   "Run the graph once: the tokens come from its CLIP.": "请运行一次工作流：词元来自它的 CLIP。",
+  "ComfyUI keeps no text encoder after a run (--cache-none, or its memory was freed): start it without --cache-none, or run again.": "运行后 ComfyUI 没有保留文本编码器（--cache-none，或内存已被释放）：请不带 --cache-none 启动，或再运行一次。",
   "Run the graph once: a concept is made in it, in no file.": "请运行一次工作流：其中一个概念由它生成，不在文件里。",
   "the server answered {0}: is Perfusion installed there?": "服务器的回答是 {0}：那里安装了 Perfusion 吗？",
 };
@@ -99,6 +100,7 @@ const JA = {
   "the emoji world of the demo": "デモの絵文字の世界",
   "ComfyUI is running a graph; its text encoder is not asked now.": "ComfyUI がワークフローを実行中なので、今はテキストエンコーダーに問い合わせません。",
   "Run the graph once: the tokens come from its CLIP.": "ワークフローを一度実行してください。トークンはその CLIP から来ます。",
+  "ComfyUI keeps no text encoder after a run (--cache-none, or its memory was freed): start it without --cache-none, or run again.": "ComfyUI は実行後にテキストエンコーダーを保持していません（--cache-none、またはメモリーが解放されました）：--cache-none なしで起動するか、もう一度実行してください。",
   "Run the graph once: a concept is made in it, in no file.": "ワークフローを一度実行してください。コンセプトの 1 つはその中で作られ、ファイルにはありません。",
   "the server answered {0}: is Perfusion installed there?": "サーバーの応答は {0} です。そこに Perfusion はインストールされていますか？",
 };

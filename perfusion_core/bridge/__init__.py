@@ -4,7 +4,8 @@ Importing this package needs no ComfyUI; calling most of it does.
 """
 
 from .attention import AttentionScope, attention_maps
-from .backbone import CHECKPOINTING, HostBackbone, training_backbone
+from .backbone import CHECKPOINTING, HostBackbone, refuse_known_word, training_backbone
+from .beside import Busy
 from .catalogue import (
     Listed,
     checkpoint_family,
@@ -34,6 +35,8 @@ from .pictures import (
     Picture,
     bring_to_size,
     flipped,
+    in_colour,
+    look_like_backgrounds,
     picture_groups,
     prompt_lines,
     read_pictures,
@@ -54,8 +57,7 @@ from .stack import (
 )
 from .texts import covariance_of, family_of_clip
 from .tokens import (
-    MAX_CONCEPTS,
-    Busy,
+    EncoderGone,
     NoConcept,
     NoEncoder,
     Similarities,
@@ -68,13 +70,13 @@ from .tokens import (
 __all__ = [
     "AUTO",
     "CHECKPOINTING",
-    "MAX_CONCEPTS",
     "AttentionScope",
     "BackbonePainter",
     "Busy",
     "ClipScorer",
     "ConceptEntry",
     "ConceptStack",
+    "EncoderGone",
     "HostBackbone",
     "HostMismatch",
     "Listed",
@@ -105,7 +107,9 @@ __all__ = [
     "file_fingerprint",
     "flipped",
     "folder_fingerprint",
+    "in_colour",
     "layer_paths",
+    "look_like_backgrounds",
     "mask_models",
     "move_live",
     "note_applied",
@@ -115,6 +119,7 @@ __all__ = [
     "prompt_similarities",
     "read_pictures",
     "recommended",
+    "refuse_known_word",
     "register_folder",
     "register_mask_folder",
     "register_metadata",

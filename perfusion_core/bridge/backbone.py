@@ -359,6 +359,20 @@ def training_backbone(
             backbone.release()
 
 
+def refuse_known_word(clip: Any, placeholder: str) -> None:
+    """Raises HostMismatch when a host's CLIP has a concept of that word already."""
+    for tokenizer in tokenizers_of(clip).values():
+        for word in getattr(tokenizer.tokenizer, "words", ()):
+            # By its text and not by its class: another copy of the pack may have put it there.
+            if word.text.casefold() == placeholder.casefold():
+                raise HostMismatch(
+                    f'The connected CLIP already knows the concept "{word.title}" by the word '
+                    f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '
+                    "Loader. Connect the checkpoint's own CLIP and MODEL; to go on with that "
+                    "concept, connect the loader's concept output to resume."
+                )
+
+
 def _check_pair(model: Any, clip: Any) -> None:
     family = detect_family(model)
     found = encoder_widths(clip)

@@ -10,15 +10,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
-from ..card import MAX_PREVIEW_SIDE, preview_kind
+from ..card import preview_kind
 from ..checkpoint_file import family_of_checkpoint
 from ..concept import Concept, ConceptError
 from ..concept_file import ConceptCard, load_concept, read_card, read_preview
 from ..families import Family
+from ..limits import MAX_CARDS, MAX_PREVIEW_SIDE
 from .folder import concept_names, concept_path, version_of
 
-# A list longer than this is no longer chosen from by looking.
-MAX_CARDS = 500
 CHECKPOINT_FOLDERS = ("checkpoints", "diffusion_models")
 
 T = TypeVar("T")

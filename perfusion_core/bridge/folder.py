@@ -8,7 +8,8 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from ..concept import Concept, ConceptError
-from ..concept_file import MAX_HEADER, save_concept, save_new_concept
+from ..concept_file import save_concept, save_new_concept
+from ..limits import MAX_HEADER
 from ..safetensors_file import NotSafetensors, read_header, shortened
 
 FOLDER = "perfusion"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .models import HostMismatch
-from .pretrained import load_whole
+from .pictures import in_colour
+from .pretrained import load_whole, model_folders
 
 FOLDER = "clipseg"
 REMEDY = (
@@ -31,15 +32,7 @@ def register_mask_folder() -> None:
 
 def mask_models() -> dict[str, Path]:
     """Name -> folder of every CLIPSeg model that is there."""
-    import folder_paths
-
-    found: dict[str, Path] = {}
-    for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
-        candidates = [root, *sorted(root.iterdir())] if root.is_dir() else []
-        for folder in candidates:
-            if (folder / "config.json").is_file():
-                found.setdefault(folder.name, folder)
-    return found
+    return model_folders(FOLDER, lambda config: True, root_too=True)
 
 
 def zero_shot_masks(
@@ -65,6 +58,14 @@ def zero_shot_masks(
         raise HostMismatch(
             'The word is empty: write what to look for in an ordinary word, such as "teddy".'
         )
+    images = in_colour(images, "pictures")
+    if not len(images):
+        raise HostMismatch("There is no picture to look at: connect at least one.")
+    if not bool(images.isfinite().all()):
+        raise HostMismatch(
+            "A picture holds NaN or infinity: the node that it comes from failed. Look at the "
+            "pictures, and leave it out or make it again."
+        )
     processor, model = _load(name)
     # In a module of its own: the host notes the device on what it patches.
     patcher = ModelPatcher(
@@ -75,7 +76,7 @@ def zero_shot_masks(
     model_management.load_models_gpu([patcher])
     masks = []
     for number, image in enumerate(images, start=1):
-        pixels = (image[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         inputs = processor(text=[word.strip()], images=[pixels], return_tensors="pt")
         inputs = {key: value.to(patcher.load_device) for key, value in inputs.items()}
         with torch.no_grad():
@@ -84,7 +85,7 @@ def zero_shot_masks(
         resized = torch.nn.functional.interpolate(
             probability, size=image.shape[:2], mode="bilinear", antialias=True
         )[0, 0]
-        masks.append((resized / resized.max()).cpu())
+        masks.append((resized / resized.max().clamp(min=1e-12)).cpu())
         if on_picture is not None:
             on_picture(number, len(images))
     return torch.stack(masks)

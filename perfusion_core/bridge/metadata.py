@@ -45,13 +45,13 @@ def name_concepts(request: dict[str, Any]) -> dict[str, Any]:
     A request without concepts comes back as it is.
     """
     graph = request.get("prompt") or {}
-    appliers = list(_nodes(graph, APPLIER))
+    late = [key for key, node in graph.items() if _known_late(node)]
     told = _loaded(graph)
-    for key in appliers:
+    for key in late:
         _add(told, _applied.get(_origin(graph, key), []))
-    if told or appliers:
+    if told or late:
         extra = request["extra_data"] = {**(request.get("extra_data") or {})}
-        # There in any case: an applier that runs adds to it.
+        # There in any case: a node that runs adds to it.
         extra["extra_pnginfo"] = {**(extra.get("extra_pnginfo") or {})}
         if told:
             extra["extra_pnginfo"][ENTRY] = told
@@ -59,23 +59,28 @@ def name_concepts(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def note_applied(
-    concepts: Iterable[Concept], node: str | None, graph: _Graph | None, extra: Any
+    concepts: Iterable[Concept],
+    node: str | None,
+    graph: _Graph | None,
+    extra: Any,
+    file: str = "",
 ) -> None:
     """Add the concepts that a node applies to what the host saves with the pictures of this run.
 
     Args:
+        file: they come from; "" for none.
         node, graph, extra: the host's hidden inputs UNIQUE_ID, PROMPT and EXTRA_PNGINFO; None where
             there are none, and then nothing is noted.
     """
     if node is None or not graph or not isinstance(extra, dict):
         return
     made = [
-        {"node": node, "file": "", "placeholder": concept.placeholder, "hash": concept.hash}
+        {"node": node, "file": file, "placeholder": concept.placeholder, "hash": concept.hash}
         for concept in concepts
     ]
     _add(extra.setdefault(ENTRY, []), made)
     # A node inside of what another one unfolds into is not in the graph that was sent.
-    if node in graph:
+    if _known_late(graph.get(node)):
         while len(_applied) >= _KEPT:
             del _applied[next(iter(_applied))]
         _applied[_origin(graph, node)] = made
@@ -94,9 +99,11 @@ def _loaded(graph: _Graph) -> list[dict[str, str]]:
     fails and says why.
     """
     found = []
-    for key in _nodes(graph, LOADER):
-        inputs = graph[key].get("inputs") or {}
-        file, other = (_text(inputs.get(name)) for name in ("file", "placeholder"))
+    for key, node in graph.items():
+        if _kind(node) != LOADER or _known_late(node):
+            continue
+        inputs = node.get("inputs") or {}
+        file, other = (str(inputs.get(name) or "") for name in ("file", "placeholder"))
         try:
             card = read_card(concept_path(file))
         except ConceptError:
@@ -112,15 +119,17 @@ def _loaded(graph: _Graph) -> list[dict[str, str]]:
     return found
 
 
-def _text(value: Any) -> str:
-    """The value of a widget; nothing where another node gives it."""
-    return value if isinstance(value, str) else ""
+def _kind(node: Any) -> str:
+    return str(node.get("class_type")) if isinstance(node, Mapping) else ""
 
 
-def _nodes(graph: _Graph, kind: str) -> Iterable[str]:
-    for key, node in graph.items():
-        if isinstance(node, Mapping) and node.get("class_type") == kind:
-            yield key
+def _known_late(node: Any) -> bool:
+    """Whether only a run tells what a node applies: a concept of another node's, a file or a word
+    that another node gives."""
+    if _kind(node) != LOADER:
+        return _kind(node) == APPLIER
+    inputs = node.get("inputs") or {}
+    return any(isinstance(inputs.get(name), list) for name in ("file", "placeholder"))
 
 
 def _origin(graph: _Graph, key: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..batches import PictureGroup, TrainingError
 from ..placeholder import mentions, not_mentioned
 from ..sizes import bucket, cut_off, fit, whole_cells
+from .models import HostMismatch
 
 PREVIEW_SIZE = 96
 PREVIEW_QUALITY = 75
@@ -55,13 +56,18 @@ def read_pictures(
     Raises TrainingError when there is no picture, or masks or captions do not go with them.
     """
     pixels = [
-        image[..., :3].movedim(-1, 0) for batch in images if batch is not None for image in batch
+        image.movedim(-1, 0)
+        for batch in images
+        if batch is not None
+        for image in in_colour(batch, "training pictures")
     ]
     if not pixels:
         raise TrainingError(
             "There is no training picture: connect images to train from (4 to 6 are good)."
         )
+    _check_numbers("training picture", pixels)
     given = [mask for batch in masks if batch is not None for mask in _flat(batch)]
+    _check_numbers("mask", given)
     if len(given) == 1:
         given *= len(pixels)
     if given and len(given) != len(pixels):
@@ -76,7 +82,41 @@ def read_pictures(
     ]
 
 
+def in_colour(images: Tensor, what: str) -> Tensor:
+    """ComfyUI's IMAGE [B, H, W, C] as [B, H, W, 3]: grey is made colour, transparency left out.
+
+    Args:
+        what: how a message calls them, such as "training pictures".
+
+    Raises HostMismatch for what is no batch of pictures.
+    """
+    shape = list(images.shape)
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or not shape[1] or not shape[2]:
+        raise HostMismatch(
+            f"The {what} have the shape {shape}; expected [pictures, height, width, 3], colours "
+            "last, such as Load Image gives. Connect an IMAGE, not a mask or latents, and no empty "
+            "one."
+        )
+    return images.expand(-1, -1, -1, 3) if shape[3] == 1 else images[..., :3]
+
+
+def _check_numbers(what: str, tensors: Sequence[Tensor]) -> None:
+    """Raises TrainingError, with the number of the one, for NaN or infinity in any."""
+    for number, tensor in enumerate(tensors, start=1):
+        if not bool(tensor.isfinite().all()):
+            raise TrainingError(
+                f"The {what} {number} holds NaN or infinity: the node that it comes from failed, "
+                "such as a VAE that decodes in half precision. Look at its picture, and leave it "
+                "out or make it again."
+            )
+
+
 def _flat(batch: Tensor) -> Tensor:
+    if batch.dim() < 2 or 0 in batch.shape[-2:]:
+        raise TrainingError(
+            f"The masks have the shape {list(batch.shape)}; expected [masks, height, width], "
+            "and no empty one."
+        )
     return batch.reshape(-1, *batch.shape[-2:])
 
 
@@ -182,6 +222,22 @@ def bring_to_size(
     listed = ", ".join(f"{n} of {w}x{h}" for (w, h), n in sorted(counts.items()))
     cropped = f"; at most {most:.0%} of a picture cut off" if most >= 0.005 else ""
     return sized, f"{listed}{cropped}"
+
+
+def look_like_backgrounds(pictures: Sequence[Picture]) -> bool:
+    """Whether most masks are where the thing is not: all around, and nowhere in the middle.
+
+    Load Image's mask of a cut-out picture is so: it is where the picture is transparent.
+    """
+    masked = [picture.mask for picture in pictures if picture.mask is not None]
+    return bool(masked) and 2 * sum(map(_is_background, masked)) > len(masked)
+
+
+def _is_background(mask: Tensor) -> bool:
+    height, width = mask.shape
+    middle = mask[height // 3 : -(height // 3) or None, width // 3 : -(width // 3) or None]
+    edge = torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    return bool(edge.mean() > 0.9 and middle.mean() < 0.1)
 
 
 def flipped(pictures: Sequence[Picture]) -> list[Picture]:

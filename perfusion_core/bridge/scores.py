@@ -6,7 +6,6 @@ would push off it what is being trained.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..selection import Score
 from .models import HostMismatch
-from .pretrained import load_whole
+from .pretrained import load_whole, model_folders
 
 FOLDER = "clip_vision"
 AUTO = "auto"  # in place of a model's name: the first that is there
@@ -30,22 +29,7 @@ REMEDY = (
 
 def score_models() -> dict[str, Path]:
     """Name -> folder of every whole CLIP model that is there, in the order of their names."""
-    import folder_paths
-
-    found: dict[str, Path] = {}
-    for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
-        for folder in sorted(root.iterdir()) if root.is_dir() else ():
-            if _is_clip(folder / "config.json"):
-                found.setdefault(folder.name, folder)
-    return dict(sorted(found.items()))
-
-
-def _is_clip(config: Path) -> bool:
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return False
-    return bool(kind == "clip")
+    return dict(sorted(model_folders(FOLDER, lambda c: c.get("model_type") == "clip").items()))
 
 
 class ClipScorer:

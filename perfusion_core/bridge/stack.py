@@ -16,6 +16,7 @@ from ..families import FAMILIES
 from ..moves import Course
 from ..placeholder import same_word
 from ..settings import MAX_STRENGTH, ConceptSettings, KeyLock
+from .broken_numbers import NumberCheck, SeenPass
 from .hooks import Differences, edited
 from .key_lock import LOCKED_PROMPTS
 from .models import (
@@ -132,7 +133,8 @@ def tune(
     if not stack:
         raise HostMismatch(
             "This model carries no Perfusion concept to tune. Connect the model output of a "
-            "Perfusion Concept Loader or Perfusion Apply Concepts."
+            "Perfusion Concept Loader or Perfusion Apply Concepts; where that is bypassed, bypass "
+            "this node as well."
         )
     wanted = which.strip()
     names = [(entry.concept.placeholder, entry.concept.name) for entry in stack]
@@ -163,6 +165,7 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
     clone.set_attachments(KEY, stack)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     clone.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
+    clone.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
     active = [entry for entry in stack if entry.may_act]
     _refuse_trained_keys_under_global_lock(active)
     if active:
@@ -171,6 +174,7 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
         tensors = next((t for t in before if t.concepts == concepts), None)
         patch = StackPatch(active, tensors or StackTensors(concepts))
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch)
+        clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, NumberCheck(patch))
     if any(entry.settings.key_lock is KeyLock.GLOBAL for entry in active):
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, PromptCarrier())
     return clone
@@ -230,7 +234,12 @@ def _key_differences(concepts: Iterable[Concept]) -> Differences | None:
 
 
 class StackPatch:
-    """Edits a host's model during its forward pass: the wrapper around `apply_model`."""
+    """Edits a host's model during its forward pass: the wrapper around `apply_model`.
+
+    Attributes:
+        watched: whether a `NumberCheck` wants to know of the passes.
+        seen: the last one, while it does.
+    """
 
     def __init__(self, entries: Iterable[ConceptEntry], tensors: StackTensors) -> None:
         self._entries = tuple(entries)
@@ -240,6 +249,8 @@ class StackPatch:
         self._by_strengths: dict[tuple[float, ...], GatedEdit] = {}
         self._by_activity: dict[tuple[bool, ...], dict[str, GatedEdit]] = {}
         self._lock = Lock()  # of all of these; see `StackTensors`
+        self.watched = False
+        self.seen: SeenPass | None = None
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         base = executor.class_obj
@@ -247,14 +258,22 @@ class StackPatch:
         with self._lock:
             self._follow(options.get("sigmas"))
             edits = self._edits(self._activity(base.model_sampling, options.get("sigmas")))
+        tensors, layers, dtype = self.tensors, self.tensors.layers_of(base), compute_dtype(base)
+        prompts = options.get(LOCKED_PROMPTS, ())
+        if self.watched:
+            text = args[3] if len(args) > 3 else kwargs.get("c_crossattn")
+            if torch.is_tensor(text):
+                self.seen = SeenPass(
+                    text.to(dtype), layers, edits, tensors.differences, tensors.keys, prompts
+                )
         with edited(
-            self.tensors.layers_of(base),
+            layers,
             edits,
-            self.tensors.differences,
+            tensors.differences,
             device=args[0].device,
-            dtype=compute_dtype(base),
-            prompts=options.get(LOCKED_PROMPTS, ()),
-            key_differences=self.tensors.keys,
+            dtype=dtype,
+            prompts=prompts,
+            key_differences=tensors.keys,
         ):
             return executor(*args, **kwargs)
 

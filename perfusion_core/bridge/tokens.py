@@ -2,15 +2,15 @@
 
 Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how
 long it lives. So are concepts that come from another node rather than from a file. A page may then
-ask about any prompt, and the text encoder runs for it, but only while the host has nothing to run.
+ask about any prompt, and the text encoder runs for it while ComfyUI has nothing to run. ComfyUI
+waits for none of it: see `beside`.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -20,25 +20,23 @@ import torch
 from ..concept import Concept, check_words
 from ..families import FAMILIES
 from ..gates import TokenGates
+from ..limits import MAX_CONCEPTS, MAX_KEPT, MAX_NODES, MAX_TEXT
 from ..placeholder import same_word
-from .inspect import token_gates
+from .beside import Busy, IdleQueue, beside
+from .inspect import gates_with
 from .models import HostMismatch
+from .prompts import add_concepts
 from .stack import recommended
 from .texts import family_of_clip
 from .tokenizers import encoder_widths
 
-MAX_NODES = 64  # whose CLIPs are remembered
-MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
-MAX_TEXT = 4000  # characters
-MAX_CONCEPTS = 8
-
-
-class Busy(Exception):
-    """The host has something to run, so the text encoder does not run for a plot."""
-
 
 class NoEncoder(Exception):
     """No CLIP of the concepts' family has gone through a node of ours yet, or none lives still."""
+
+
+class EncoderGone(NoEncoder):
+    """A CLIP of the concepts' family went through a node of ours, and ComfyUI kept it no longer."""
 
 
 class NoConcept(Exception):
@@ -63,18 +61,40 @@ class Similarities:
     own: bool
 
 
-def _uncancelled(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
-    """`token_gates` while nothing runs. A Cancel that is still pending then was for no run of ours:
-    ComfyUI's layers raise it once, and are asked again. Raises Busy for a second one."""
+def _gates_beside(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
+    """Similarities and gates while nothing runs, with a text encoder that nothing has to wait for.
+
+    Raises Busy when anything has run meanwhile.
+    """
     from comfy import model_management
 
     entries = [recommended(concept) for concept in concepts]
+    queue = IdleQueue()
+    knowing = add_concepts(clip, concepts)
     for _ in range(2):
+        patches = _patches_of(clip)
         try:
-            return token_gates(clip, text, entries)
+            # As ComfyUI runs its nodes: weights may have been made so.
+            with torch.inference_mode():
+                gates = gates_with(beside(knowing, queue.check), text, entries)
         except model_management.InterruptProcessingException:
-            pass
+            # ComfyUI's layers raise a Cancel once, to whoever asks first. Where something runs by
+            # now it was meant for that; if not, it came too late for its run, and is passed over.
+            try:
+                queue.check()
+            except Busy:
+                model_management.interrupt_current_processing(True)
+                raise
+            continue
+        queue.check()
+        if patches == _patches_of(clip):
+            return gates
     raise Busy
+
+
+def _patches_of(clip: Any) -> Any:
+    """Which LoRAs are in the weights: ComfyUI may take them out while it runs nothing."""
+    return getattr(clip.patcher.model, "current_weight_patches_uuid", None)
 
 
 class Encoders:
@@ -87,19 +107,22 @@ class Encoders:
         self._lock = Lock()
         self._by_node: OrderedDict[str, weakref.ref[Any]] = OrderedDict()
         self._concepts: dict[str, list[weakref.ref[Concept]]] = {}
+        self._widths: dict[str, dict[str, int]] = {}
         self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Any, TokenGates]] = (
             weakref.WeakKeyDictionary()
         )
 
     def remember(self, node: str, clip: Any, concepts: Sequence[Concept] = ()) -> None:
         """`clip` is what the node of that id puts `concepts` on."""
+        widths = encoder_widths(clip)
         with self._lock:
+            self._widths[node] = widths
             self._by_node[node] = weakref.ref(clip)
             self._by_node.move_to_end(node)
             self._concepts[node] = [weakref.ref(concept) for concept in concepts]
             while len(self._by_node) > MAX_NODES:
                 forgotten, _ = self._by_node.popitem(last=False)
-                del self._concepts[forgotten]
+                del self._concepts[forgotten], self._widths[forgotten]
 
     def applied(self, node: str, placeholder: str) -> Concept:
         """The concept of that word that a node put on its CLIP. Raises NoConcept."""
@@ -116,18 +139,20 @@ class Encoders:
         Args:
             node: id of the node that asks; its CLIP is taken, else the last one of the family.
 
-        Raises Busy, NoEncoder, or HostMismatch when the concepts do not go together.
+        Raises Busy, NoEncoder, or HostMismatch when the concepts do not go together, or the encoder
+        gives no numbers.
         """
         clip, own = self._clip_for(node, concepts[0])
         key = (text, *((concept.hash, concept.placeholder) for concept in concepts))
         gates = self._known(clip, key)
         if gates is None:
-            with host_idle() as idle:
-                if not idle:
-                    raise Busy
-                # As the host runs its nodes: it may have to move weights that were loaded so.
-                with torch.inference_mode():
-                    gates = _uncancelled(clip, text, concepts)
+            gates = _gates_beside(clip, text, concepts)
+            if not bool(gates.similarities.isfinite().all()):
+                raise HostMismatch(
+                    "The text encoder gives NaN or infinity for this prompt, with or without "
+                    "concepts: its weights, or a LoRA on it, are broken, or its precision is too "
+                    "low (start ComfyUI with --fp32-text-enc)."
+                )
             self._keep(clip, key, gates)
         return Similarities(
             tuple(gates.words),
@@ -139,6 +164,7 @@ class Encoders:
     def _clip_for(self, node: str, concept: Concept) -> tuple[Any, bool]:
         with self._lock:
             alive = {name: clip for name, ref in self._by_node.items() if (clip := ref())}
+            gone = [self._widths[name] for name in self._by_node if name not in alive]
         own = alive.get(node)
         encoders = dict(FAMILIES[concept.family].encoders)
         fitting = [clip for clip in alive.values() if encoder_widths(clip) == encoders]
@@ -146,7 +172,7 @@ class Encoders:
         if own is not None and (own in fitting or not fitting):
             return own, True
         if not fitting:
-            raise NoEncoder
+            raise EncoderGone if encoders in gone else NoEncoder
         return fitting[-1], False
 
     def _known(self, clip: Any, key: Any) -> TokenGates | None:
@@ -195,21 +221,6 @@ def prompt_similarities(node: str, concepts: Sequence[Concept], text: str) -> Si
     if len(text) > MAX_TEXT:
         raise HostMismatch(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are shown")
     return encoders.similarities(node, concepts, text)
-
-
-@contextmanager
-def host_idle() -> Iterator[bool]:
-    """Whether the host has nothing to run; if so, it starts nothing within this context.
-
-    By holding the lock of its queue: a prompt that is sent meanwhile waits, and with it the server,
-    as long as one pass through a text encoder takes.
-    """
-    from server import PromptServer
-
-    queue = PromptServer.instance.prompt_queue
-    with queue.mutex:
-        running, waiting = queue.get_current_queue_volatile()
-        yield not running and not waiting
 
 
 def renamed(concept: Concept, placeholder: str) -> Concept:

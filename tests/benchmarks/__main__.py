@@ -20,7 +20,7 @@ from tools.host import ready_host
 from tools.inprocess import open_host
 from tools.locate import ROOT, Host
 
-PARTS = ("projections", "steps", "slider", "concepts", "training")
+PARTS = ("projections", "steps", "slider", "concepts", "page", "training")
 THREADS = 2
 
 
@@ -41,7 +41,7 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
 
     from perfusion_core.training import TrainingSettings
 
-    from . import concepts, projections, slider, steps, training
+    from . import concepts, page, projections, slider, steps, training
 
     torch.set_num_threads(THREADS)  # after the imports: the tests' helpers set it too
     torch.manual_seed(0)
@@ -54,6 +54,8 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
         yield from projections.measure(runs(41, 5), (1, 16) if quick else (1, 2, 4, 8, 16))
     if "concepts" in parts:
         yield from concepts.measure(base, runs(101, 5))
+    if "page" in parts:
+        yield from page.measure(runs(41, 5))
     if "slider" in parts:
         yield from slider.measure(host, base / "server", runs(41, 5))
     if "training" in parts:

@@ -207,6 +207,23 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
     tuned.show(tune)
     tuned.plot(tune).and_(tuned.page.locator('[data-concepts="2"][data-status="ok"]')).wait_for()
     assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*", "teapot*"]
+    # Each loader shows its own, beside the other, as it is sampled.
+    beside = _similarities(tuned, tune)
+    for number, loader in enumerate((first, second)):
+        tuned.show(loader)
+        tuned.plot(loader).and_(
+            tuned.page.locator('[data-concepts="1"][data-status="ok"]')
+        ).wait_for()
+        assert _similarities(tuned, loader) == [beside[number]]
+
+
+def _similarities(comfy: ComfyPage, node: Any) -> list[list[float]]:
+    """What a plot draws, one list of numbers a concept."""
+    found: list[list[float]] = comfy.page.evaluate(
+        "(id) => app.graph.getNodeById(id).perfusionPlot.series.map((one) => one.similarities)",
+        node,
+    )
+    return found
 
 
 @on_both_designs

@@ -9,15 +9,14 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from execution import PromptQueue
 from page import PICTURES, PROMPT, ask, node, train, tuned
-from server import PromptServer
 from tiny_models import tiny_clip
 
 from perfusion_core.concept_file import load_concept, save_concept
@@ -243,31 +242,6 @@ def test_while_a_graph_runs_only_what_is_known_is_answered(client: ComfyClient, 
     assert similarities(client, file, text="a teddy* never asked for")[1]["status"] == "ok"
 
 
-def test_a_graph_that_is_sent_while_a_plot_is_made_waits_and_then_runs(
-    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
-    host = SimpleNamespace(queue_updated=lambda: None)
-    queue = host.prompt_queue = PromptQueue(host)
-    monkeypatch.setattr(PromptServer, "instance", host, raising=False)
-    sender = Thread(target=queue.put, args=((0, "a graph"),))
-    with tokens.host_idle() as idle:
-        assert idle
-        sender.start()
-        sender.join(timeout=0.2)
-        assert sender.is_alive()
-    sender.join(timeout=60)
-    assert not sender.is_alive()
-    with tokens.host_idle() as idle:
-        assert not idle  # it waits to be run
-    _, number = queue.get()
-    with tokens.host_idle() as idle:
-        assert not idle  # it runs
-    queue.task_done(number, {}, None)
-    with tokens.host_idle() as idle:
-        assert idle
-
-
 def test_concepts_that_do_not_go_together_say_why(client: ComfyClient, file: str) -> None:
     other = train(client, "routes/other", seed=5)
     _, answer = similarities(client, file, concepts=[{"file": file}, {"file": other}])
@@ -334,9 +308,85 @@ def test_the_hosts_own_page_is_answered(client: ComfyClient, file: str) -> None:
         assert ask(client, "/perfusion/concepts", headers=headers)[0] == 200
 
 
-def test_routes_are_added_once(pack: ModuleType) -> None:
-    from aiohttp import web
+def test_no_answer_holds_what_is_no_json(pack: ModuleType) -> None:
+    routes = importlib.import_module(f"{pack.__name__}.nodes.routes")
 
+    async def gives(_: Any) -> Any:
+        return routes._answer({"numbers": [1.0, math.inf]})
+
+    answer = asyncio.run(routes._guarded(gives)(make_mocked_request("GET", "/")))
+    assert answer.status == 500
+    assert "error" in json.loads(answer.text)
+
+
+def test_an_encoder_that_gives_no_numbers_is_named(
+    pack: ModuleType, teddy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    clip, encoders = tiny_clip(), tokens.Encoders()
+    encoders.remember("1", clip)
+    broken = SimpleNamespace(similarities=torch.tensor([[math.nan]]))
+    monkeypatch.setattr(tokens, "_gates_beside", lambda *_: broken)
+    with pytest.raises(tokens.HostMismatch, match="text encoder gives NaN"):
+        encoders.similarities("1", [teddy], "a teddy*")
+
+
+def test_an_encoder_that_comfyui_has_let_go_of_is_told_from_one_that_never_ran(
+    pack: ModuleType, teddy: Any
+) -> None:
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    encoders = tokens.Encoders()
+    other = tiny_clip(768)
+    encoders.remember("2", other)
+    with pytest.raises(tokens.NoEncoder) as caught:
+        encoders._clip_for("1", teddy)
+    assert not isinstance(caught.value, tokens.EncoderGone)
+    encoders.remember("1", tiny_clip())
+    gc.collect()
+    with pytest.raises(tokens.EncoderGone):
+        encoders._clip_for("1", teddy)
+
+
+def test_a_second_copy_of_the_pack_is_named_by_the_first(
+    pack: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page asks the routes of the first, and the nodes of the second run."""
+    routes = importlib.import_module(f"{pack.__name__}.nodes.routes")
+    monkeypatch.setattr(routes, "copies", ["/custom_nodes/perfusion"])
+    table = web.RouteTableDef()
+    routes.add_routes(table)
+    other = ModuleType("other")
+    source = Path(routes.__file__).read_text(encoding="utf-8")
+    other.__package__, other.__file__ = routes.__package__, "/custom_nodes/perfusion-2/nodes/r.py"
+    exec(compile(source, other.__file__, "exec"), vars(other))
+    count = len(table)
+    other.add_routes(table)
+    assert len(table) == count
+    assert routes.copies == ["/custom_nodes/perfusion", "/custom_nodes/perfusion-2"]
+
+    def no_encoder(*_: Any) -> None:
+        raise routes.NoEncoder
+
+    monkeypatch.setattr(routes, "concept_path", lambda name: name)
+    monkeypatch.setattr(routes, "concept_of", lambda name: SimpleNamespace(placeholder="teddy*"))
+    monkeypatch.setattr(routes, "prompt_similarities", no_encoder)
+    body = {"text": "a teddy*", "node": "1", "concepts": [{"file": "x", "placeholder": ""}]}
+
+    async def asked() -> Any:
+        async def given(_: Any) -> Any:
+            return body
+
+        monkeypatch.setattr(routes, "_body", given)
+        monkeypatch.setattr(routes, "renamed", lambda concept, _: concept)
+        return await routes._similarities(make_mocked_request("POST", "/"))
+
+    answer = json.loads(asyncio.run(asked()).text)
+    assert answer["status"] == "twice"
+    assert "perfusion and perfusion-2" in answer["reason"]
+    assert "/custom_nodes/" not in answer["reason"]
+
+
+def test_routes_are_added_once(pack: ModuleType) -> None:
     add_routes = importlib.import_module(f"{pack.__name__}.nodes.routes").add_routes
     table = web.RouteTableDef()
     add_routes(table)

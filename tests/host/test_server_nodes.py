@@ -142,6 +142,29 @@ def test_a_saved_picture_names_the_concepts_that_made_it(
     assert named_concepts(client, image) is None
 
 
+def test_a_picture_names_the_word_that_another_node_gave(
+    host: RunningHost, client: ComfyClient, saved: tuple[str, str]
+) -> None:
+    """Also when the loader's result is cached: what is recorded is what was used."""
+    graph = use({"file": saved[0]}, prompt="a cup*")
+    graph["word"] = node("PrimitiveString", value="cup*")
+    graph["1"]["inputs"]["placeholder"] = ["word", 0]
+    expected = [
+        {
+            "node": "1",
+            "file": saved[0],
+            "placeholder": "cup*",
+            "hash": load_concept(host.models / "perfusion" / saved[0]).hash,
+        }
+    ]
+    for seed in (31, 32):
+        graph["sampler"]["inputs"]["seed"] = seed
+        result = client.run(graph)
+        (image,) = result.images("image")
+        assert named_concepts(client, image) == expected
+    assert "1" in result.cached
+
+
 def test_a_picture_names_a_concept_that_its_graph_trained_also_when_it_is_cached(
     host: RunningHost, client: ComfyClient, pictures: list[str]
 ) -> None:

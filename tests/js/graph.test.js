@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { checkpointOf, choosePrompt, conceptsOf, familySource, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "../../js/lib/graph.js";
+import { checkpointOf, choosePrompt, conceptsBeside, conceptsOf, familySource, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "../../js/lib/graph.js";
 import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/places.js";
 import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, getter, graphOf, holder, loader, lora, number, primitive, prompt, reroute, rooted, sampler, setter, subgraphOf, through, train, tune, withStringIds } from "./graphs.js";
 
@@ -40,6 +40,38 @@ test("a loader has its own concept last, after those above it", () => {
   assert.deepEqual(files(conceptsOf(at(3))), ["berry", "royal"]);
   assert.equal(conceptsOf(at(3))[0].sliders.bias, 0.7);
   assert.equal(conceptsOf(at(3))[1].placeholder, "pot*");
+});
+
+test("a loader's concept is sampled beside all that are on its model in the end, with its own sliders", () => {
+  const { at } = chain();
+  for (const id of [2, 3]) {
+    const found = conceptsBeside(at(id));
+    assert.deepEqual(files(found), ["berry", "royal"]);
+    const own = found.find(({ node }) => node === at(id).node);
+    assert.deepEqual(own.sliders, { bias: id === 2 ? 0.7 : 0.6, temperature: 0.15, strength: 1 });
+  }
+});
+
+test("a loader's concept is not sampled beside those of another way, or of a bypassed loader", () => {
+  const nodes = [checkpoint(1), loader(2, "berry"), loader(3, "royal"), loader(4, "plum"), sampler(5), sampler(6)];
+  const links = [[1, 0, 2, "model"], [2, 0, 3, "model"], [1, 0, 4, "model"], [3, 0, 5, "model"], [4, 0, 6, "model"]];
+  const graph = graphOf(nodes, links);
+  const beside = (id) => files(conceptsBeside(place(graph.getNodeById(id))));
+  assert.deepEqual([2, 3, 4].map(beside), [["berry", "royal"], ["berry", "royal"], ["plum"]]);
+  graph.getNodeById(3).mode = 4;
+  assert.deepEqual(beside(2), ["berry"]);
+});
+
+test("a loader whose concept goes into a stack is sampled beside the others of the stack", () => {
+  const nodes = [checkpoint(1), loader(2, "berry"), loader(3, "royal"), combine(4), apply(5), sampler(6)];
+  const graph = graphOf(nodes, [
+    [1, 0, 5, "model"],
+    [2, 2, 4, "concept_1"],
+    [3, 2, 4, "concept_2"],
+    [4, 0, 5, "stack"],
+    [5, 0, 6, "model"],
+  ]);
+  for (const id of [2, 3]) assert.deepEqual(files(conceptsBeside(place(graph.getNodeById(id)))), ["berry", "royal"]);
 });
 
 test("Tune sets the sliders of all concepts above it", () => {
