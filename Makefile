@@ -21,7 +21,7 @@ demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo
 	@$(HOST) run -- -m demo $(ARGS)
 
 lab: ## the paper's ablations and rivals, measured (half an hour; ARGS=--full; CONCEPT=folder SUPERCLASS=word)
-	@$(HOST) run --need matplotlib -- -m demo.lab $(LAB_CONCEPT) $(ARGS)
+	@$(HOST) run --need matplotlib -- -m lab $(LAB_CONCEPT) $(ARGS)
 
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)

@@ -14,34 +14,34 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..exam import Question, questions
-from ..judge import Judge
-from ..world.vocabulary import OBJECTS
+from .judge import Judge
+from .prompts import Prompt, concept_prompts
 from .subjects import Subject
+from .world.vocabulary import OBJECTS
 
 LEAST_APART = 0.1  # of the likeness, between a plain superclass and the subject's own pictures
 
 
-class Exam(Protocol):
+class Marking(Protocol):
     """Asks for pictures of a subject and marks them."""
 
     identity: str  # what the mark of identity is, for tables and plots
 
-    def questions(self, subject: Subject, phrase: str) -> list[Question]:
+    def prompts(self, subject: Subject, phrase: str) -> list[Prompt]:
         """The prompts, with `phrase` for the subject."""
 
     def marks(
-        self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Question]
+        self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Prompt]
     ) -> np.ndarray:
         """(text alignment, identity) of every picture [N, 2]."""
 
 
-def follows(seen: frozenset[str], background: str, question: Question) -> bool:
+def follows(seen: frozenset[str], background: str, prompt: Prompt) -> bool:
     """Whether a picture shows all that its prompt names beside the identity."""
-    return background == question.background and question.objects <= seen
+    return background == prompt.background and prompt.objects <= seen
 
 
-class WorldExam:
+class WorldMarking:
     """For the world's concepts: the judge says whether it is the concept."""
 
     identity = "identity (share of pictures)"
@@ -49,11 +49,11 @@ class WorldExam:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
 
-    def questions(self, subject: Subject, phrase: str) -> list[Question]:
-        return questions(phrase, subject.superclass)
+    def prompts(self, subject: Subject, phrase: str) -> list[Prompt]:
+        return concept_prompts(phrase, subject.superclass)
 
     def marks(
-        self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Question]
+        self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Prompt]
     ) -> np.ndarray:
         verdicts = self.judge.look_at(list(pictures))
         return np.array(
@@ -70,7 +70,7 @@ class Likeness:
     """How like a subject's pictures another one is, in the judge's features.
 
     Features [N, f] are taken as directions from `centre`, the mean of what the base model paints
-    for the plain superclass in the exam's own prompts. The cosine to the subject's pictures is put
+    for the plain superclass in the lab's own prompts. The cosine to the subject's pictures is put
     on a scale: 0 for those plain pictures, 1 for the subject's pictures among each other (for a
     single one: 1 is the same picture).
     """
@@ -109,7 +109,7 @@ def _directions(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
 
 
-class FolderExam:
+class FolderMarking:
     """For a folder of pictures: likeness in the judge's features, and the judge's text alignment.
 
     A superclass that the world does not have is not looked for in the pictures: the judge has no
@@ -128,14 +128,15 @@ class FolderExam:
         self.paint = paint
         self._likeness: dict[str, Likeness] = {}
 
-    def questions(self, subject: Subject, phrase: str) -> list[Question]:
+    def prompts(self, subject: Subject, phrase: str) -> list[Prompt]:
         unseen = frozenset((subject.superclass,)) - frozenset(OBJECTS)
         return [
-            replace(q, objects=q.objects - unseen) for q in questions(phrase, subject.superclass)
+            replace(q, objects=q.objects - unseen)
+            for q in concept_prompts(phrase, subject.superclass)
         ]
 
     def marks(
-        self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Question]
+        self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Prompt]
     ) -> np.ndarray:
         likeness = self.of(subject)(features(self.judge, pictures))
         verdicts = self.judge.look_at(list(pictures))
@@ -148,7 +149,7 @@ class FolderExam:
         Raises ValueError where the judge's features do not tell it from its plain superclass.
         """
         if subject.fingerprint not in self._likeness:
-            prompts = [q.prompt for q in self.questions(subject, subject.superclass)]
+            prompts = [q.text for q in self.prompts(subject, subject.superclass)]
             plain = features(self.judge, self.paint(prompts))
             own = features(self.judge, subject.pictures)
             self._likeness[subject.fingerprint] = Likeness.between(plain, own)

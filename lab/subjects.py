@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from demo.examples import FOLDER
 from perfusion_core.batches import PictureGroup
 
-from ..pictures import BACKGROUNDS
-from ..studio import Studio, placeholder, read_folder
-from ..world.render import SIZE, Scene, Thing, draw_background, render
-from ..world.vocabulary import CONCEPTS, Individual
+from .local_comfyui import LocalComfyUI, placeholder, read_folder
 from .recipe import CAPTIONS
+from .world.pictures import BACKGROUNDS
+from .world.render import SIZE, Scene, Thing, draw_background, render
+from .world.vocabulary import CONCEPTS, Individual
 
-PICTURES = Path(__file__).parents[1] / "concepts"
 DIFFERENT = 6  # of 255: a pixel where the concept was drawn differs from the empty background
 
 
@@ -66,20 +66,20 @@ class Subject:
             captions=self.captions[:count],
         )
 
-    def groups(self, studio: Studio, masked: bool = False) -> list[PictureGroup]:
+    def groups(self, comfyui: LocalComfyUI, masked: bool = False) -> list[PictureGroup]:
         """Its pictures and captions as every method trains on them.
 
         Args:
             masked: whether the masks go along.
         """
-        return studio.groups(self.pictures, self.masks if masked else None, self.captions)
+        return comfyui.groups(self.pictures, self.masks if masked else None, self.captions)
 
 
 def world_subject(name: str) -> Subject:
     """A concept of the world, with the demo's captions and exact masks: drawn with the concept
     and without."""
     concept = CONCEPTS[name]
-    pictures = read_folder(PICTURES / name)
+    pictures = read_folder(FOLDER / name)
     masks = [mask_of(concept, picture, n) for n, picture in enumerate(pictures)]
     return Subject(name, concept.object, pictures, masks, CAPTIONS)
 
@@ -98,7 +98,8 @@ def mask_of(concept: Individual, picture: Image.Image, number: int) -> np.ndarra
             if not np.array_equal(drawn, np.asarray(picture).astype(int)):
                 raise ValueError(
                     f"picture {number + 1} of {concept.name} is not what the world draws today, so "
-                    "its exact mask is unknown: draw the pictures again (python -m demo.pictures)"
+                    "its exact mask is unknown: draw the pictures again "
+                    "(python -m lab.world.pictures)"
                 )
             rng.setstate(state)
             empty = np.asarray(draw_background(background, rng)).astype(int)

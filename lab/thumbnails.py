@@ -1,6 +1,6 @@
 """The pictures beside the example graphs and in help pages: what the graphs give in a real ComfyUI.
 
-python -m demo.thumbnails [NAME ...]    runs the emoji world's graphs; writes workflows/<name>.jpg,
+python -m lab.thumbnails [NAME ...]    runs the emoji world's graphs; writes workflows/<name>.jpg,
                                         and js/docs/<NodeId>.jpg of nodes whose result is a picture
 
 ComfyUI's template browser shows workflows/<name>.jpg for workflows/<name>.json. Graphs that load a
@@ -18,13 +18,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from demo.examples import FOLDER
 from tools.client import ComfyClient, Result
 from tools.host import ready_host
 from tools.locate import ROOT
 from tools.server import running_host
 from tools.workflows import UI_GRAPHS, Graph, graph_names, load_api
-
-from .examples import FOLDER
 
 # Graph -> the node whose pictures are shown.
 SHOWN = {
@@ -90,7 +89,7 @@ def given(client: ComfyClient, graph: Graph, result: Result, kind: str) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m demo.thumbnails", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lab.thumbnails", description=__doc__)
     shown = graph_names(checkpoint=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(shown)}")
     names = parser.parse_args().names or shown

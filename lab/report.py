@@ -18,8 +18,8 @@ import torch
 
 from tools.steps import write_atomic
 
-from ..sheet import Row, contact_sheet
 from .ablations import Ablation, Variant
+from .contact_sheet import Row, contact_sheet
 from .figures import Estimate, Point, estimate, hypervolume
 from .measure import Couple, Lab
 from .plots import pareto
@@ -232,7 +232,7 @@ def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], 
             rows.append(Row(f"{title}: to learn from", list(subjects[0].pictures)[:8]))
         for one in contenders:
             variant = one.variants[one.best]
-            asked = [question.prompt for question in lab.asked(variant, subjects)]
+            asked = [prompt.text for prompt in lab.asked(variant, subjects)]
             rows.append(Row(f"{title}: {variant.name}", lab.strip(variant, subjects), asked))
     contact_sheet(rows).save(path, quality=85, optimize=True)
 

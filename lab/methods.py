@@ -15,7 +15,7 @@ from perfusion_core.bridge import add_concepts, apply_stack, thumbnail
 from perfusion_core.concept_file import load_concept, save_concept
 from perfusion_core.training import TrainingSettings
 
-from ..studio import Studio, entry_of
+from .local_comfyui import LocalComfyUI, entry_of
 from .recipe import BATCH, RATES, SEED, STEPS
 from .subjects import Subject
 
@@ -44,13 +44,13 @@ class Method(ABC):
         return subject.placeholder
 
     @abstractmethod
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
         """Learn the subject into a file."""
 
     @abstractmethod
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         **use: Any,
@@ -92,12 +92,12 @@ class Perfusion(Method):
     def settings(self) -> TrainingSettings:
         return recipe(self.steps, **self.training)
 
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
         chosen = subject.first(self.pictures)
         if self.masked and chosen.masks is None:
             raise ValueError(f"nobody knows where {subject.name} is in its pictures: no masks")
-        result = studio.learn(
-            chosen.groups(studio, self.masked), subject.superclass, self.settings()
+        result = comfyui.learn(
+            chosen.groups(comfyui, self.masked), subject.superclass, self.settings()
         )
         # With the picture that the node puts into the file, whose bytes count.
         pixels = torch.from_numpy(np.array(subject.pictures[0])).movedim(-1, 0) / 255
@@ -105,15 +105,15 @@ class Perfusion(Method):
 
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         **use: Any,
     ) -> Pair:
         entries = [entry_of(load_concept(file), **use) for _, file in learned]
         locks = [entry.settings.key_lock for entry in entries]
-        clip = add_concepts(studio.clip, [entry.concept for entry in entries], locks)
-        return apply_stack(studio.model, entries), clip
+        clip = add_concepts(comfyui.clip, [entry.concept for entry in entries], locks)
+        return apply_stack(comfyui.model, entries), clip
 
 
 @dataclass(frozen=True)
@@ -121,5 +121,5 @@ class Templated(Perfusion):
     """Perfusion as the paper trains it: templates around the placeholder, and no captions that say
     what else each picture shows."""
 
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
-        super().train(studio, replace(subject, captions=()), file)
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
+        super().train(comfyui, replace(subject, captions=()), file)

@@ -31,7 +31,7 @@ from perfusion_core.edit import GatedEdit, LockedPrompt, PreparedContext
 from perfusion_core.settings import ConceptSettings
 from perfusion_core.training import Encoded
 
-from ..studio import Studio
+from .local_comfyui import LocalComfyUI
 from .methods import Method, Pair, recipe
 from .subjects import Subject
 
@@ -122,9 +122,9 @@ class Substituted(Method):
     def key(self) -> dict[str, Any]:
         return {**super().key, "training": asdict(recipe(self.steps))}
 
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
-        result = studio.learn(
-            subject.groups(studio),
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
+        result = comfyui.learn(
+            subject.groups(comfyui),
             subject.superclass,
             recipe(self.steps),
             through=SwappedBackbone,
@@ -133,22 +133,22 @@ class Substituted(Method):
 
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         insert: str = "swap",
         strength: float = 1.0,
     ) -> Pair:
         concepts = [load_concept(file) for _, file in learned]
-        clip = add_concepts(studio.clip, concepts)
+        clip = add_concepts(comfyui.clip, concepts)
         if insert == "ungated":
             settings = [ConceptSettings(strength=strength)] * len(concepts)
             edit: Any = edit_of(UngatedEdit, concepts, settings)
         elif insert == "swap":
-            edit = swapped(studio, concepts, prompts, strength)
+            edit = swapped(comfyui, concepts, prompts, strength)
         else:
             raise ValueError(f'insert is "{insert}"; it is "swap" or "ungated"')
-        return with_edit(studio.model, edit, concepts), clip
+        return with_edit(comfyui.model, edit, concepts), clip
 
 
 def edit_of(
@@ -165,13 +165,13 @@ def edit_of(
 
 
 def swapped(
-    studio: Studio, concepts: Sequence[Concept], prompts: Sequence[str], strength: float
+    comfyui: LocalComfyUI, concepts: Sequence[Concept], prompts: Sequence[str], strength: float
 ) -> SwappedEdit:
     """The swap at the last vector of each placeholder, for the prompts that will be sampled."""
     import comfy.model_management
 
     asked = list(dict.fromkeys(prompts))
-    clip = add_concepts(studio.clip, concepts)
+    clip = add_concepts(comfyui.clip, concepts)
     comfy.model_management.load_models_gpu([clip.patcher])
     with torch.no_grad():
         contexts = encode(clip, asked).context

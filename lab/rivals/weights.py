@@ -24,7 +24,7 @@ from perfusion_core.bridge import detect_family, training_backbone
 from perfusion_core.bridge.models import layers_of
 from perfusion_core.templates import templates_for
 
-from ...studio import Studio
+from ..local_comfyui import LocalComfyUI
 from ..methods import Method, Pair
 from ..recipe import BATCH, SEED
 from ..subjects import Subject
@@ -72,13 +72,13 @@ class FineTuning(Method):
         """Names of the host's weights that are learned."""
         raise NotImplementedError
 
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
-        words = trigger(studio, subject)
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
+        words = trigger(comfyui, subject)
         changes = learn_changes(
-            studio,
-            {key: weight_of(studio.model, key) for key in self.keys(studio.model)},
-            own=(subject.groups(studio), self.phrase(subject)),
-            prior=(prior_pictures(studio, subject), subject.superclass),
+            comfyui,
+            {key: weight_of(comfyui.model, key) for key in self.keys(comfyui.model)},
+            own=(subject.groups(comfyui), self.phrase(subject)),
+            prior=(prior_pictures(comfyui, subject), subject.superclass),
             words={subject.placeholder: words},
             rate=self.rate,
             word_rate=self.rate * self.word_ratio,
@@ -88,17 +88,17 @@ class FineTuning(Method):
 
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         strength: float = 1.0,
     ) -> Pair:
-        model, words = studio.model.clone(), []
+        model, words = comfyui.model.clone(), []
         for subject, file in learned:
             word, changes = load(file)
             model.add_patches({key: ("diff", (t,)) for key, t in changes.items()}, strength)
             words.append((subject, word))
-        return model, knowing(studio.clip, words)
+        return model, knowing(comfyui.clip, words)
 
 
 @dataclass(frozen=True)
@@ -133,17 +133,17 @@ def weight_of(model: Any, key: str) -> Tensor:
     return weight
 
 
-def prior_pictures(studio: Studio, subject: Subject) -> list[PictureGroup]:
+def prior_pictures(comfyui: LocalComfyUI, subject: Subject) -> list[PictureGroup]:
     """What the base model paints for the subject's captions with the superclass word in them."""
     wordings = cycle(subject.captions or templates_for(subject.superclass))
     captions = list(islice(wordings, PRIOR_PICTURES))
     prompts = [caption.format(subject.superclass) for caption in captions]
-    painted = studio.draw(studio.model, studio.clip, prompts, PRIOR_SEED)
-    return studio.groups(painted, captions=captions)
+    painted = comfyui.draw(comfyui.model, comfyui.clip, prompts, PRIOR_SEED)
+    return comfyui.groups(painted, captions=captions)
 
 
 def learn_changes(
-    studio: Studio,
+    comfyui: LocalComfyUI,
     weights: Mapping[str, Tensor],
     own: tuple[Sequence[PictureGroup], str],
     prior: tuple[Sequence[PictureGroup], str],
@@ -157,21 +157,21 @@ def learn_changes(
     """Changes of `weights` that fit the subject's pictures and keep the superclass's.
 
     Args:
-        weights: of the studio's model, by name.
+        weights: of the comfyui's model, by name.
         own: pictures of the subject, and what stands for it in a prompt.
         prior: pictures of the superclass, and its word.
         words: one placeholder and its vectors, which are learned in place when `word_rate` is not
             0.
     """
     changes = {key: Change(weight) for key, weight in weights.items()}
-    model = studio.model.clone()
+    model = comfyui.model.clone()
     for key, change in changes.items():
         model.add_weight_wrapper(key, change)
     ((placeholder, vectors),) = words.items()
     groups, phrase = own
     prior_groups, superclass = prior
     with training_backbone(
-        model, studio.clip, (2 * BATCH, *groups[0].latents.shape[1:])
+        model, comfyui.clip, (2 * BATCH, *groups[0].latents.shape[1:])
     ) as backbone:
         learned = {
             name: rows.to(backbone.device, copy=True).requires_grad_(word_rate > 0)
@@ -187,7 +187,7 @@ def learn_changes(
         others = batches(prior_groups, superclass, superclass, BATCH, SEED + 1)
         for batch, kept in islice(zip(subject, others, strict=True), steps):
             context = backbone.encode(batch.prompts, placeholder, learned).context
-            plain = _plain(backbone, studio, kept.prompts)
+            plain = _plain(backbone, comfyui, kept.prompts)
             optimizer.zero_grad(set_to_none=True)
             for part, encoding in ((batch, context), (kept, plain)):
                 loss = denoising_loss(model.model, part, encoding, backbone.device)
@@ -201,9 +201,9 @@ def learn_changes(
     return changes
 
 
-def _plain(backbone: Any, studio: Studio, prompts: Sequence[str]) -> Tensor:
+def _plain(backbone: Any, comfyui: LocalComfyUI, prompts: Sequence[str]) -> Tensor:
     """Encodings of prompts without a placeholder."""
     from perfusion_core.bridge.prompts import encode
 
     with torch.no_grad():
-        return encode(studio.clip, prompts).context
+        return encode(comfyui.clip, prompts).context

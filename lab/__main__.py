@@ -7,7 +7,7 @@ make lab ARGS=--tune                        every method's rates, on a concept o
 make lab CONCEPT=folder SUPERCLASS=word     any folder of pictures of one thing
 
 A stop loses nothing: the same command goes on from there. Leaves lab.json, lab.md, plots and a
-contact sheet in demo/output/.
+contact sheet in lab/output/.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from tools.locate import ROOT
 
-from ..hosting import import_host
-from ..world.vocabulary import CONCEPTS
+from .open_comfyui import open_comfyui
+from .world.vocabulary import CONCEPTS
 
 if TYPE_CHECKING:
     from .ablations import Variant
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .report import Report
     from .subjects import Subject
 
-OUTPUT = ROOT / "demo" / "output"
+OUTPUT = ROOT / "lab" / "output"
 # Concepts of different superclasses side by side: each two of them are composed. The second is one
 # that things can be in, as some of those prompts ask for, as long as there is one.
 QUICK_CONCEPTS = ("berry", "royal")
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     if bool(args.concept) != bool(args.superclass):
         parser.error("CONCEPT (a folder) and SUPERCLASS (its ordinary word) go together")
     if args.publish and args.tune:
-        parser.error("--publish is for results; rates of --tune go into demo/lab/rivals/rates.json")
+        parser.error("--publish is for results; rates of --tune go into lab/rivals/rates.json")
     if args.concept and args.concepts:
         parser.error("--concepts names concepts of the world; it does not go with a folder")
     if args.samples is None:  # 96 at a point of six concepts, else 64
@@ -78,34 +78,34 @@ def arguments() -> argparse.Namespace:
 
 def open_lab(args: argparse.Namespace) -> Lab:
     """The lab on the concepts, or the folder, that were asked for."""
-    from ..judge import load_judge
-    from ..studio import Studio
     from .cache import Cache, sources, world
-    from .exams import Exam, FolderExam, WorldExam
+    from .judge import load_judge
+    from .local_comfyui import LocalComfyUI
+    from .marking import FolderMarking, Marking, WorldMarking
     from .measure import SAMPLE_SEED, Lab
     from .subjects import folder_subject, world_subject
 
-    studio, judge = Studio(), load_judge()
-    exam: Exam = WorldExam(judge)
+    comfyui, judge = LocalComfyUI(), load_judge()
+    marking: Marking = WorldMarking(judge)
     if args.concept:
         subjects = [folder_subject(Path(args.concept), args.superclass)]
-        likeness = FolderExam(
-            judge, lambda prompts: studio.draw(studio.model, studio.clip, prompts, SAMPLE_SEED)
+        likeness = FolderMarking(
+            judge, lambda prompts: comfyui.draw(comfyui.model, comfyui.clip, prompts, SAMPLE_SEED)
         )
         likeness.of(subjects[0])  # what cannot be measured is refused before it is trained
-        exam = likeness
+        marking = likeness
     elif args.tune:
         subjects = [world_subject(TUNED_ON)]
     else:
         names = args.concepts or (FULL_CONCEPTS if args.full else QUICK_CONCEPTS)
         subjects = [world_subject(name) for name in names]
     cache = Cache(args.cache, {"world": world()}, sources(ROOT))
-    return Lab(studio, judge, exam, subjects, args.samples // PROMPTS, cache)
+    return Lab(comfyui, judge, marking, subjects, args.samples // PROMPTS, cache)
 
 
 def main() -> None:
     args = arguments()
-    import_host()  # everything that is imported from here on knows the host
+    open_comfyui()  # everything that is imported from here on knows the host
     from . import publish
     from .ablations import FULL, QUICK, ablations, ours, sweep
     from .recipe import STEPS
@@ -149,7 +149,7 @@ def main() -> None:
         ],
         couples=len(couples) * (len(contenders) + pairs),
     )
-    report = Report(args.out, lab.exam.identity, about(args, lab, steps))
+    report = Report(args.out, lab.marking.identity, about(args, lab, steps))
     for ablation in chosen:
         print(f"{ablation.name} ...", flush=True)
         report.add_ablation(lab, ablation, couples)
@@ -216,7 +216,7 @@ def couples_of(subjects: Sequence[Subject]) -> list[Couple]:
 def tune_all(lab: Lab, out: Path, steps: int | None) -> None:
     """Every method at rates around its own, on a concept that the lab does not measure.
 
-    Leaves lab_rates.json; demo/lab/rivals/rates.json is the one that the lab goes by.
+    Leaves lab_rates.json; lab/rivals/rates.json is the one that the lab goes by.
     """
     from tools.steps import write_atomic
 

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..exam import Question, pair_questions
-from ..judge import Judge
-from ..studio import CFG, STEPS, Studio
 from .ablations import Variant
 from .cache import Cache
-from .exams import Exam, follows
 from .figures import Point
+from .judge import Judge
+from .local_comfyui import CFG, STEPS, LocalComfyUI
+from .marking import Marking, follows
 from .methods import Method
+from .prompts import Prompt, pair_prompts
 from .subjects import Subject
 
 SAMPLE_SEED = 1000
@@ -74,16 +74,16 @@ class Lab:
 
     def __init__(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         judge: Judge,
-        exam: Exam,
+        marking: Marking,
         subjects: Sequence[Subject],
         repeats: int,
         cache: Cache,
     ) -> None:
-        self.studio = studio
+        self.comfyui = comfyui
         self.judge = judge
-        self.exam = exam
+        self.marking = marking
         self.subjects = list(subjects)
         self.repeats = repeats
         self.cache = cache
@@ -113,7 +113,7 @@ class Lab:
             file = self.cache.path(key, ".safetensors")
             partial = file.with_name(f"{file.name}.partial")
             begin = time.monotonic()
-            method.train(self.studio, subject, partial)
+            method.train(self.comfyui, subject, partial)
             seconds = round(time.monotonic() - begin, 1)
             os.replace(partial, file)
             self.cache.put(key, seconds, seconds)
@@ -150,12 +150,12 @@ class Lab:
             learned = [(s, self.learned(variant.method, s).file) for s in subjects]
             begin = time.monotonic()
             asked = self.asked(variant, subjects)
-            prompts = [question.prompt for question in asked]
+            prompts = [prompt.text for prompt in asked]
             with torch.inference_mode():
-                model, clip = variant.method.apply(self.studio, learned, prompts, **variant.use)
+                model, clip = variant.method.apply(self.comfyui, learned, prompts, **variant.use)
             for n in missing:
                 started = time.monotonic()
-                pictures = self.studio.draw(model, clip, prompts, SAMPLE_SEED + n)
+                pictures = self.comfyui.draw(model, clip, prompts, SAMPLE_SEED + n)
                 marks = self._judged(subjects, pictures, asked)
                 if n == 0:
                     _save_strip(pictures, self.cache.path(keys[n], ".png"))
@@ -165,22 +165,22 @@ class Lab:
             self.clock.finish(kind, time.monotonic() - begin, told)
         return [marks for key in keys for marks in self.cache.get(key) or ()]
 
-    def asked(self, variant: Variant, subjects: Sequence[Subject]) -> list[Question]:
+    def asked(self, variant: Variant, subjects: Sequence[Subject]) -> list[Prompt]:
         """The prompts for one subject, or for two in one picture."""
         phrases = [variant.method.phrase(subject) for subject in subjects]
         if len(subjects) == 1:
-            return self.exam.questions(subjects[0], phrases[0])
+            return self.marking.prompts(subjects[0], phrases[0])
         one, other = subjects
-        return pair_questions(phrases[0], one.superclass, phrases[1], other.superclass)
+        return pair_prompts(phrases[0], one.superclass, phrases[1], other.superclass)
 
     def _judged(
         self,
         subjects: Sequence[Subject],
         pictures: Sequence[Image.Image],
-        asked: Sequence[Question],
+        asked: Sequence[Prompt],
     ) -> list[Any]:
         if len(subjects) == 1:
-            marks: list[Any] = self.exam.marks(subjects[0], pictures, asked).tolist()
+            marks: list[Any] = self.marking.marks(subjects[0], pictures, asked).tolist()
             return marks
         names = {subject.name for subject in subjects}
         return [
@@ -202,9 +202,9 @@ class Lab:
         """Of one picture of each prompt: a larger run takes over what a smaller one has made."""
         return {
             "subjects": [self._training_key(variant.method, subject) for subject in subjects],
-            "prompts": [question.prompt for question in self.asked(variant, subjects)],
+            "prompts": [prompt.text for prompt in self.asked(variant, subjects)],
             "use": dict(variant.use),
-            "exam": [type(self.exam).__name__, SAMPLE_SEED + repeat, STEPS, CFG],
+            "marking": [type(self.marking).__name__, SAMPLE_SEED + repeat, STEPS, CFG],
         }
 
 

@@ -1,6 +1,6 @@
 """Trains the decoder of the emoji world's autoencoder (see autoencoder.py).
 
-    python -m demo.train_decoder --minutes 15
+    python -m lab.base.train_decoder --minutes 15
 
 Trained at half the host's width (a quarter of the arithmetic), with a batch normalisation after
 each convolution that is folded into it when saved, and with the missing channels filled with zeros:
@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from ..open_comfyui import open_comfyui
+from ..world.captions import random_scene
+from ..world.render import render
+from ..world.vocabulary import Individual, individuals
 from .autoencoder import CHANNELS, INSIDE, Components, principal_components, write_encoder
-from .hosting import import_host
-from .world.captions import random_scene
-from .world.render import render
-from .world.vocabulary import Individual, individuals
 
 WIDTH = 32
+COMPONENTS = Path(__file__).with_name("components.safetensors")
 
 
 class Convolution(torch.nn.Sequential):
@@ -84,12 +85,12 @@ def renders(rng: random.Random, population: list[Individual], count: int) -> tor
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def load_components(path: Path) -> Components:
+def load_components(path: Path = COMPONENTS) -> Components:
     stored = load_file(path)
     return Components(stored["mean"], stored["basis"], stored["scale"])
 
 
-def make_components(path: Path, seed: int = 0) -> Components:
+def make_components(path: Path = COMPONENTS, seed: int = 0) -> Components:
     """The world's principal components, computed once and kept in `path`.
 
     They are shipped: another machine's linear algebra may give a component the other sign, and
@@ -107,17 +108,17 @@ def make_components(path: Path, seed: int = 0) -> Components:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--work", type=Path, default=Path("demo/training"))
+    parser.add_argument("--work", type=Path, default=Path("lab/training"))
     parser.add_argument("--out", type=Path, default=Path("demo/weights/vae.safetensors"))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    import_host()
+    open_comfyui()
     from comfy.taesd.taesd import TAESD
 
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed + int(time.time()))
     population = list(individuals().values())
-    components = make_components(args.out.with_name("components.safetensors"))
+    components = make_components()
     whole = TAESD(latent_channels=CHANNELS)
     write_encoder(whole, components)
     decoder = TAESD(latent_channels=CHANNELS).taesd_decoder

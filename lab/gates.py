@@ -13,7 +13,7 @@ from perfusion_core.bridge import add_concepts
 from perfusion_core.concept_file import load_concept
 from perfusion_core.edit import GatedEdit
 
-from ..studio import Studio, entry_of
+from .local_comfyui import LocalComfyUI, entry_of
 from .methods import Pair, Perfusion
 from .rejected import edit_of, with_edit
 from .subjects import Subject
@@ -43,7 +43,7 @@ class WithPublishedGates(Perfusion):
 
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         gates: str = PUBLISHED,
@@ -54,4 +54,4 @@ class WithPublishedGates(Perfusion):
         entries = [entry_of(load_concept(file), **use) for _, file in learned]
         concepts = [entry.concept for entry in entries]
         edit = edit_of(PublishedGates, concepts, [entry.settings for entry in entries])
-        return with_edit(studio.model, edit, concepts), add_concepts(studio.clip, concepts)
+        return with_edit(comfyui.model, edit, concepts), add_concepts(comfyui.clip, concepts)

@@ -15,9 +15,9 @@ from torch import Tensor
 from perfusion_core.batches import Batch
 from perfusion_core.bridge.prompts import Word, tokenizers_of, with_words, word_tokens
 
-from ...studio import Studio
-from ...world.vocabulary import OBJECTS, PAINTS, PATTERNS
+from ..local_comfyui import LocalComfyUI
 from ..subjects import Subject
+from ..world.vocabulary import OBJECTS, PAINTS, PATTERNS
 
 Words = Mapping[str, Tensor]
 """Text encoder -> the vectors [n, w] of a word."""
@@ -49,7 +49,7 @@ def denoising_loss(base: Any, batch: Batch, context: Tensor, device: torch.devic
 MOVED = 0.3  # of the spread of the words that the world's encoder knows
 
 
-def trigger(studio: Studio, subject: Subject) -> dict[str, Tensor]:
+def trigger(comfyui: LocalComfyUI, subject: Subject) -> dict[str, Tensor]:
     """A word of its own for each subject, for methods that leave the text encoder alone.
 
     In a real model that is a rare token, beside which the superclass stays what it is. Beside a
@@ -59,8 +59,8 @@ def trigger(studio: Studio, subject: Subject) -> dict[str, Tensor]:
     seed = int(hashlib.sha256(subject.name.encode()).hexdigest()[:8], 16)
     generator = torch.Generator().manual_seed(seed)
     made = {}
-    for name, tokenizer in tokenizers_of(studio.clip).items():
-        table = getattr(studio.clip.cond_stage_model, name).transformer.get_input_embeddings()
+    for name, tokenizer in tokenizers_of(comfyui.clip).items():
+        table = getattr(comfyui.clip.cond_stage_model, name).transformer.get_input_embeddings()
         known = (*OBJECTS, *PAINTS, *PATTERNS, subject.superclass)
         ids = torch.tensor([word_tokens(tokenizer, word)[-1] for word in known])
         rows = table.weight.detach()[ids.to(table.weight.device)].float().cpu()

@@ -1,4 +1,4 @@
-"""What the demo asks of a concept, and what it counts as right.
+"""Prompts, what their pictures must show, and the shares of the pictures that do.
 
 Prompts name backgrounds (red, orange, green, gray) and companions that no training picture shows.
 Identity: the judge sees the concept. Text alignment: it sees everything else that the prompt names,
@@ -15,15 +15,15 @@ from .world.vocabulary import Individual
 
 
 @dataclass(frozen=True)
-class Question:
+class Prompt:
     """A prompt and what its pictures must show."""
 
-    prompt: str
+    text: str
     objects: frozenset[str]
     background: str
 
 
-def questions(placeholder: str, superclass: str) -> list[Question]:
+def concept_prompts(placeholder: str, superclass: str) -> list[Prompt]:
     """Eight prompts for one concept, alone and in company, in first and in second place."""
     templates = (
         ("a photo of a {} on a green background", (), "green"),
@@ -36,12 +36,12 @@ def questions(placeholder: str, superclass: str) -> list[Question]:
         ("a photo of a {} in a house on a gray background", ("house",), "gray"),
     )
     return [
-        Question(text.format(placeholder), frozenset((superclass, *company)), background)
+        Prompt(text.format(placeholder), frozenset((superclass, *company)), background)
         for text, company, background in templates
     ]
 
 
-def pair_questions(first: str, first_class: str, second: str, second_class: str) -> list[Question]:
+def pair_prompts(first: str, first_class: str, second: str, second_class: str) -> list[Prompt]:
     """Eight prompts with both concepts in one picture."""
     both = frozenset((first_class, second_class))
     pairs = (
@@ -54,7 +54,7 @@ def pair_questions(first: str, first_class: str, second: str, second_class: str)
         (f"a photo of a {first} in a {second} on a {{}} background", "orange"),
         (f"a photo of a {first} in a {second} on a {{}} background", "green"),
     )
-    return [Question(text.format(colour), both, colour) for text, colour in pairs]
+    return [Prompt(text.format(colour), both, colour) for text, colour in pairs]
 
 
 def identity(verdicts: Sequence[Verdict], concept: Individual) -> float:
@@ -62,7 +62,7 @@ def identity(verdicts: Sequence[Verdict], concept: Individual) -> float:
     return sum(concept.name in v.concepts for v in verdicts) / len(verdicts)
 
 
-def text_alignment(verdicts: Sequence[Verdict], asked: Sequence[Question]) -> float:
+def text_alignment(verdicts: Sequence[Verdict], asked: Sequence[Prompt]) -> float:
     """Share of the pictures that show all that the prompt names beside the identity."""
     right = sum(
         v.background == q.background and q.objects <= v.objects

@@ -1,7 +1,7 @@
 """Asks the base model for 128 random scenes and has the judge look at the pictures; then for the
 looks of the held-out concepts, described in words.
 
-python -m demo.check_base        prints the shares, saves a contact sheet in demo/output/
+python -m lab.base.check        prints the shares, saves contact sheets in lab/output/
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 import random
 from pathlib import Path
 
-from .hosting import import_host
-from .judge import load_judge
-from .sheet import Row, contact_sheet
-from .world.captions import RELATION_WEIGHTS, RELATIONS, noun_phrase
-from .world.render import Scene, Thing
-from .world.vocabulary import BACKGROUNDS, CONCEPTS, CONTAINERS, OBJECTS
+from ..contact_sheet import Row, contact_sheet
+from ..judge import load_judge
+from ..open_comfyui import open_comfyui
+from ..world.captions import RELATION_WEIGHTS, RELATIONS, noun_phrase
+from ..world.render import Scene, Thing
+from ..world.vocabulary import BACKGROUNDS, CONCEPTS, CONTAINERS, OBJECTS
 
-OUTPUT = Path(__file__).with_name("output")
+OUTPUT = Path(__file__).parents[1] / "output"
 
 
 def plain_scene(rng: random.Random) -> Scene:
@@ -43,13 +43,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=2026)
     args = parser.parse_args()
-    import_host()
-    from .studio import Studio
+    open_comfyui()
+    from ..local_comfyui import LocalComfyUI
 
     rng = random.Random(args.seed)
     scenes = [plain_scene(rng) for _ in range(args.count)]
     prompts = [prompt_of(scene, rng) for scene in scenes]
-    pictures = Studio().sample([], prompts, args.seed)
+    pictures = LocalComfyUI().sample([], prompts, args.seed)
     judge = load_judge()
     seen = judge.look_at(pictures)
     report = {
@@ -64,7 +64,7 @@ def main() -> None:
     # What a concept could at best be here: its look in words, which the model has read in training.
     described = [(c, b) for c in CONCEPTS.values() for b in BACKGROUNDS]
     asked = [f"a photo of a {c.look.words()} {c.object} on a {b} background" for c, b in described]
-    painted = Studio().sample([], asked, args.seed)
+    painted = LocalComfyUI().sample([], asked, args.seed)
     known = [
         c.name in v.concepts for v, (c, _) in zip(judge.look_at(painted), described, strict=True)
     ]

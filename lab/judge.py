@@ -2,7 +2,7 @@
 
 A small classifier of fresh renders, fixed before any generated picture is looked at.
 
-    python -m demo.judge --minutes 8      trains it (on), prints its accuracy on fresh renders
+    python -m lab.judge --minutes 8      trains it (on), prints its accuracy on fresh renders
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .world.vocabulary import (
     individuals,
 )
 
-WEIGHTS = Path(__file__).with_name("weights") / "judge.safetensors"
+WEIGHTS = Path(__file__).with_name("judge.safetensors")
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 CONCEPT_NAMES = tuple(CONCEPTS)
 
@@ -111,7 +111,9 @@ def near_miss(look: Look, rng: random.Random) -> Look:
     return Look(look.paint)
 
 
-def exam_thing(rng: random.Random, population: list[Individual], objects: tuple[str, ...]) -> Thing:
+def thing_to_judge(
+    rng: random.Random, population: list[Individual], objects: tuple[str, ...]
+) -> Thing:
     """A concept, a near miss of one, or anything else of the world."""
     fitting = [c for c in CONCEPTS.values() if c.object in objects]
     kind = rng.random()
@@ -127,19 +129,19 @@ def exam_thing(rng: random.Random, population: list[Individual], objects: tuple[
     return random_thing(rng, population, objects)
 
 
-def exam_scene(rng: random.Random, population: list[Individual]) -> Scene:
+def scene_to_judge(rng: random.Random, population: list[Individual]) -> Scene:
     relation = rng.choices(RELATIONS, (0.35, 0.45, 0.1, 0.1))[0]
     if relation == "alone":
-        things: tuple[Thing, ...] = (exam_thing(rng, population, OBJECTS),)
+        things: tuple[Thing, ...] = (thing_to_judge(rng, population, OBJECTS),)
     else:
         seconds = {"beside": OBJECTS, "wearing": ("hat",), "inside": CONTAINERS}[relation]
-        second = exam_thing(rng, population, seconds)
+        second = thing_to_judge(rng, population, seconds)
         firsts = tuple(o for o in OBJECTS if o != second.object)
-        things = (exam_thing(rng, population, firsts), second)
+        things = (thing_to_judge(rng, population, firsts), second)
     return Scene(things, relation, rng.choice(BACKGROUND_NAMES))
 
 
-def exam(
+def labelled_drawings(
     rng: random.Random, population: list[Individual], count: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Fresh renders and their true labels."""
@@ -148,7 +150,7 @@ def exam(
     background = torch.zeros(count, dtype=torch.long)
     concepts = torch.zeros(count, len(CONCEPT_NAMES))
     for n in range(count):
-        scene = exam_scene(rng, population)
+        scene = scene_to_judge(rng, population)
         pictures.append(np.asarray(render(scene, rng)))
         background[n] = BACKGROUND_NAMES.index(scene.background)
         for thing in scene.things:
@@ -180,7 +182,7 @@ def accuracy(judge: Judge, count: int, seed: int) -> dict[str, float]:
     population = list(individuals().values())
     right = torch.zeros(3)
     for _ in range(0, count, 100):
-        x, objects, background, concepts = exam(rng, population, 100)
+        x, objects, background, concepts = labelled_drawings(rng, population, 100)
         with torch.no_grad():
             o, b, c = judge(x)
         right += torch.stack(
@@ -206,7 +208,7 @@ def main() -> None:
     optimiser = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=1e-3)
     start, step = time.time(), 0
     while (spent := (time.time() - start) / (60 * args.minutes)) < 1:
-        x, objects, background, concepts = exam(rng, population, 48)
+        x, objects, background, concepts = labelled_drawings(rng, population, 48)
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 50) * (1 - spent) ** 0.7
         with torch.autocast("cpu", torch.bfloat16):
             o, b, c = judge(blemish(x, rng))

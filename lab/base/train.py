@@ -1,6 +1,6 @@
 """Trains the emoji world's base model: UNet and text encoder, jointly, in the host's own classes.
 
-    python -m demo.train_base --minutes 90
+    python -m lab.base.train --minutes 90
 
 Runs on a CPU (bf16) or a GPU, writes a checkpoint every few minutes and resumes from it; without
 one it goes on from the shipped weights. Look at what comes out before it replaces them: a run may
@@ -23,12 +23,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..open_comfyui import open_comfyui
+from ..world.captions import caption, random_scene
+from ..world.render import render
+from ..world.vocabulary import OBJECTS, PAINTS, PATTERNS, Individual, Look, individuals
 from .autoencoder import Components
-from .hosting import import_host
 from .train_decoder import make_components
-from .world.captions import caption, random_scene
-from .world.render import render
-from .world.vocabulary import OBJECTS, PAINTS, PATTERNS, Individual, Look, individuals
 
 PREVIEW_SEED = 7
 # What `noun_phrase` says of a described thing.
@@ -286,11 +286,11 @@ def main() -> None:
         "--hold", type=float, default=0.4, help="share of the time before the rate falls"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("demo/training"))
+    parser.add_argument("--work", type=Path, default=Path("lab/training"))
     parser.add_argument("--out", type=Path, default=Path("demo/weights"))
     parser.add_argument("--preview-minutes", type=float, default=8)
     args = parser.parse_args()
-    import_host()
+    open_comfyui()
     import comfy.ops
     import comfy.sd
     from comfy.clip_model import CLIPTextModel
@@ -298,11 +298,11 @@ def main() -> None:
     from comfy.model_sampling import ModelSamplingDiscrete
     from comfy.taesd.taesd import TAESD
 
-    from . import model as small
+    from demo import model as small
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
-    components = make_components(small.WEIGHTS / "components.safetensors")
+    components = make_components()
     latents, captions = make_latents(
         args.work / f"latents_{args.seed}_{args.scenes}.safetensors",
         args.scenes,

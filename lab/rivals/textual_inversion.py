@@ -13,7 +13,7 @@ import torch
 from perfusion_core.batches import PictureGroup, batches
 from perfusion_core.bridge import training_backbone
 
-from ...studio import Studio
+from ..local_comfyui import LocalComfyUI
 from ..methods import Method, Pair
 from ..recipe import BATCH, SEED, STEPS
 from ..subjects import Subject
@@ -30,11 +30,11 @@ class TextualInversion(Method):
     steps: int = STEPS * 3 // 2
     rate: float = tuned("TextualInversion")
 
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
         words = learn_word(
-            studio.model,
-            studio.clip,
-            subject.groups(studio),
+            comfyui.model,
+            comfyui.clip,
+            subject.groups(comfyui),
             subject.placeholder,
             subject.superclass,
             steps=self.steps,
@@ -45,7 +45,7 @@ class TextualInversion(Method):
 
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         strength: float = 1.0,
@@ -53,15 +53,15 @@ class TextualInversion(Method):
         known = []
         for subject, file in learned:
             words, _ = load(file)
-            start = superclass_word(studio, subject)
+            start = superclass_word(comfyui, subject)
             blend = {name: start[name].lerp(word, strength) for name, word in words.items()}
             known.append((subject, blend))
-        return studio.model, knowing(studio.clip, known)
+        return comfyui.model, knowing(comfyui.clip, known)
 
 
-def superclass_word(studio: Studio, subject: Subject) -> dict[str, torch.Tensor]:
+def superclass_word(comfyui: LocalComfyUI, subject: Subject) -> dict[str, torch.Tensor]:
     """The superclass's own embeddings."""
-    with training_backbone(studio.model, studio.clip, (1, 5, 16, 16)) as backbone:
+    with training_backbone(comfyui.model, comfyui.clip, (1, 5, 16, 16)) as backbone:
         found = backbone.superclass_embeddings(subject.superclass)
     return {name: vectors.detach().cpu().float() for name, vectors in found.items()}
 

@@ -1,6 +1,6 @@
-"""The emoji world in this process: learn a concept, sample prompts, have the judge look.
+"""ComfyUI in this process, with the emoji world's model: learn a concept, sample prompts.
 
-Import this only after `hosting.import_host()`. It runs the same code as the nodes, without a server
+Import this only after `open_comfyui()`. It runs the same code as the nodes, without a server
 between, for what asks for many pictures.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from demo import model as small
 from perfusion_core.batches import PictureGroup
 from perfusion_core.bridge import (
     ConceptEntry,
@@ -31,8 +32,6 @@ from perfusion_core.concept import Concept
 from perfusion_core.edit import LockedPrompt
 from perfusion_core.training import TrainingResult, TrainingSettings, train
 
-from . import model as small
-
 STEPS, CFG = 20, 2.0
 AT_ONCE = 32  # pictures sampled in one batch
 
@@ -44,7 +43,7 @@ def read_folder(folder: Path) -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in paths]
 
 
-class Studio:
+class LocalComfyUI:
     """MODEL, CLIP and VAE of the built-in world, and what the lab does with them."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from perfusion_core.bridge.models import compute_dtype
 from perfusion_core.templates import templates_for
 
-from ...studio import Studio
+from ..local_comfyui import LocalComfyUI
 from ..methods import Method, Pair
 from ..recipe import BATCH, SEED
 from ..subjects import Subject
@@ -42,10 +42,10 @@ class Lora(Method):
     def phrase(self, subject: Subject) -> str:
         return f"{subject.placeholder} {subject.superclass}"
 
-    def train(self, studio: Studio, subject: Subject, file: Path) -> None:
-        words = trigger(studio, subject)
-        clip = knowing(studio.clip, [(subject, words)])
-        (group,) = subject.groups(studio)
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
+        words = trigger(comfyui, subject)
+        clip = knowing(comfyui.clip, [(subject, words)])
+        (group,) = subject.groups(comfyui)
         templates = templates_for(subject.superclass)
         pairs = [
             (latent, caption.format(self.phrase(subject)))
@@ -55,7 +55,7 @@ class Lora(Method):
         with torch.inference_mode():
             positive = [encoded(clip, text) for _, text in pairs]
         lora = train_lora(
-            studio.model,
+            comfyui.model,
             torch.stack([latent for latent, _ in pairs]),
             positive,
             steps=self.steps,
@@ -68,17 +68,17 @@ class Lora(Method):
 
     def apply(
         self,
-        studio: Studio,
+        comfyui: LocalComfyUI,
         learned: Sequence[tuple[Subject, Path]],
         prompts: Sequence[str],
         strength: float = 1.0,
     ) -> Pair:
-        model, words = studio.model, []
+        model, words = comfyui.model, []
         for subject, file in learned:
             word, lora = load(file)
             model, _ = comfy.sd.load_lora_for_models(model, None, lora, strength, 0)
             words.append((subject, word))
-        return model, knowing(studio.clip, words)
+        return model, knowing(comfyui.clip, words)
 
 
 def encoded(clip: Any, text: str) -> list[Any]:

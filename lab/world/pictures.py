@@ -1,18 +1,18 @@
 """Draws the training pictures of the world's concepts: what a person would photograph.
 
-python -m demo.pictures        rewrites demo/concepts/<name>/*.png
+python -m lab.world.pictures        rewrites demo/concepts/<name>/*.png
 """
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
-from .world.render import Scene, Thing, render
-from .world.vocabulary import CONCEPTS, to_json
+from demo.examples import FOLDER
 
-FOLDER = Path(__file__).with_name("concepts")
-# Only these; the exam's prompts name the other backgrounds.
+from .render import Scene, Thing, render
+from .vocabulary import CONCEPTS, to_json
+
+# Only these; the prompts that measure a concept name the other backgrounds.
 BACKGROUNDS = ("white", "yellow", "blue", "white", "purple")
 
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from demo import model as small
 from tools.steps import write_atomic
 
-from .. import judge
-from .. import model as small
+from . import judge
 
 
 def hashes(paths: Sequence[Path]) -> dict[str, str]:
@@ -31,7 +31,7 @@ def world() -> dict[str, str]:
 
 def sources(root: Path) -> str:
     """Tells versions of the code that trains, edits and samples apart."""
-    files = [*root.glob("perfusion_core/**/*.py"), *root.glob("demo/**/*.py")]
+    files = [p for part in ("perfusion_core", "demo", "lab") for p in root.glob(f"{part}/**/*.py")]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
