@@ -132,8 +132,12 @@ def command(host: Host, base: Path, port: int, device_args: Sequence[str]) -> li
 
 
 def link_pack(base: Path, root: Path = ROOT) -> Path:
-    """Put this checkout into `base/custom_nodes`, as a link (on Windows a junction)."""
-    link = base / "custom_nodes" / PACK_NAME
+    """Put this checkout into `base/custom_nodes`, as a link."""
+    return link_folder(base / "custom_nodes" / PACK_NAME, root)
+
+
+def link_folder(link: Path, root: Path) -> Path:
+    """Make `link` a link to the folder `root` (on Windows a junction)."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.exists() and link.resolve() == root.resolve():
         return link
