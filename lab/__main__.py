@@ -105,7 +105,7 @@ def open_lab(args: argparse.Namespace) -> Lab:
 
 def main() -> None:
     args = arguments()
-    open_comfyui()  # everything that is imported from here on knows the host
+    open_comfyui()  # what is imported from here on may import ComfyUI
     from . import publish
     from .ablations import FULL, QUICK, ablations, ours, sweep
     from .recipe import STEPS

@@ -83,7 +83,7 @@ class LocalComfyUI:
 
         Args:
             groups: its pictures, of one size.
-            through: what to make of the host's backbone, for designs that differ from ours.
+            through: what to make of ComfyUI's backbone, for designs that differ from ours.
         """
         with torch.inference_mode():
             covariance = covariance_of(self.clip)

@@ -20,7 +20,7 @@ from .recipe import BATCH, RATES, SEED, STEPS
 from .subjects import Subject
 
 Pair = tuple[Any, Any]
-"""A host's MODEL and CLIP."""
+"""A MODEL and a CLIP."""
 
 
 @dataclass(frozen=True)

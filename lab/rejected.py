@@ -199,7 +199,7 @@ def _stands(token: Any, concepts: Sequence[Concept]) -> list[bool]:
 
 
 def with_edit(model: Any, edit: Any, concepts: Sequence[Concept]) -> Any:
-    """A clone of the host's MODEL whose passes run under an edit of the lab's."""
+    """A clone of a MODEL whose passes run under an edit of the lab's."""
     from comfy.patcher_extension import WrappersMP
 
     layers = layers_of(model, detect_family(model))

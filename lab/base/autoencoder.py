@@ -1,4 +1,4 @@
-"""The emoji world's picture autoencoder, in the host's TAESD class.
+"""The emoji world's picture autoencoder, in ComfyUI's TAESD class.
 
 The encoder is linear: the first principal components of 8 x 8 pixel patches (in effect each patch's
 colour and the slope of its brightness), written exactly into TAESD's layers, which pass

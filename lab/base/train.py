@@ -1,4 +1,4 @@
-"""Trains the emoji world's base model: UNet and text encoder, jointly, in the host's own classes.
+"""Trains the emoji world's base model: UNet and text encoder, jointly, in ComfyUI's own classes.
 
     python -m lab.base.train --minutes 90
 
@@ -178,7 +178,7 @@ class Names(torch.nn.Module):
 
 
 def initialise(module: torch.nn.Module) -> None:
-    """The host leaves weights unset.
+    """ComfyUI leaves weights unset.
 
     Give them torch's usual start, and zeros where a branch ends.
     """
@@ -198,7 +198,7 @@ def initialise(module: torch.nn.Module) -> None:
 
 
 def encode(text_model: torch.nn.Module, rows: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """The host's CLIP forward with its in-place additions written out, so that autograd can follow.
+    """ComfyUI's CLIP forward with its in-place additions written out, so that autograd can follow.
 
     rows: token embeddings [V, d]; ids [B, T] -> encodings [B, T, d].
     """

@@ -2,7 +2,7 @@
 
     python -m lab.base.train_decoder --minutes 15
 
-Trained at half the host's width (a quarter of the arithmetic), with a batch normalisation after
+Trained at half ComfyUI's width (a quarter of the arithmetic), with a batch normalisation after
 each convolution that is folded into it when saved, and with the missing channels filled with zeros:
 the function stays the same. Resumes from its checkpoint.
 """
@@ -41,13 +41,13 @@ class Convolution(torch.nn.Sequential):
 
 
 def narrow(module: torch.nn.Module, width: int = WIDTH) -> None:
-    """Give the host's module `width` channels instead of 64, and normalisation, in place."""
+    """Give ComfyUI's module `width` channels instead of 64, and normalisation, in place."""
     for name, child in module.named_children():
         if not isinstance(child, torch.nn.Conv2d):
             narrow(child, width)
             continue
         ins, outs = (width if c == 64 else c for c in (child.in_channels, child.out_channels))
-        # No normalisation at the outer end, nor where the host's convolution has no bias to fold it
+        # No normalisation at the outer end, nor where ComfyUI's convolution has no bias to fold it
         # into.
         plain = outs != width or child.bias is None
         conv = torch.nn.Conv2d(ins, outs, 3, 1, 1, bias=outs != width)
@@ -62,7 +62,7 @@ def narrow(module: torch.nn.Module, width: int = WIDTH) -> None:
 
 
 def widened(trained: torch.nn.Module, wide: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The same function in the host's width.
+    """The same function in ComfyUI's width.
 
     Missing channels are zeros, and stay zeros through ReLU.
     """

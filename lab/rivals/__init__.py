@@ -1,4 +1,4 @@
-"""What users train instead of a concept, in the same host, on the same pictures and captions.
+"""What users train instead of a concept, in the same ComfyUI, on the same pictures and captions.
 
 Every one has a knob of its strength, learns at least as long as Perfusion does here (`lab.json` has
 the seconds), and has its rate from `rates.json`. `make lab ARGS=--tune` chooses rates on a concept

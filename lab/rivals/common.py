@@ -24,10 +24,10 @@ Words = Mapping[str, Tensor]
 
 
 def denoising_loss(base: Any, batch: Batch, context: Tensor, device: torch.device) -> Tensor:
-    """The error of a host's model on a batch, as Perfusion's training has it, without an edit.
+    """The error of a model on a batch, as Perfusion's training has it, without an edit.
 
     Args:
-        base: the host's model object, its weights on `device`.
+        base: the model object of a MODEL, its weights on `device`.
         context: text encodings of the batch's prompts [B, T, d].
 
     Returns the squared error [B, C, H, W] of what the model predicts.
@@ -71,7 +71,7 @@ def trigger(comfyui: LocalComfyUI, subject: Subject) -> dict[str, Tensor]:
 
 
 def knowing(clip: Any, words: Sequence[tuple[Subject, Words]]) -> Any:
-    """A clone of the host's CLIP in which the subjects' placeholders stand for vectors."""
+    """A clone of a CLIP in which the subjects' placeholders stand for vectors."""
     listed: dict[str, list[Word]] = {}
     for subject, vectors in words:
         for encoder, rows in vectors.items():

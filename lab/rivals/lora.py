@@ -1,4 +1,4 @@
-"""The host's own LoRA training: the node TrainLoraNode, called as the host calls it."""
+"""ComfyUI's own LoRA training: the node TrainLoraNode, called as ComfyUI calls it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .common import knowing, load, save, trigger, tuned
 
 @dataclass(frozen=True)
 class Lora(Method):
-    """Knob: `strength` of the LoRA, as in the host's loader.
+    """Knob: `strength` of the LoRA, as in ComfyUI's loader.
 
     The node averages the predictions for all captions of a batch over every picture of it, at the
     cost of the batch squared. One picture a pass and as many passes a step give each picture its
@@ -149,16 +149,16 @@ def train_lora(
 
 
 def _by_default(schema: Any) -> dict[str, Any]:
-    """What the node takes for each of its inputs that has a default: newer hosts have more."""
+    """What the node takes for each of its inputs that has a default: newer versions have more."""
     defaults = {one.id: getattr(one, "default", None) for one in schema.inputs}
     return {name: default for name, default in defaults.items() if default is not None}
 
 
 @contextmanager
 def _told(on_step: Callable[[], None]) -> Iterator[None]:
-    """Within this context every optimiser's step is told of, and the host shows no bar.
+    """Within this context every optimiser's step is told of, and ComfyUI shows no bar.
 
-    Not from the host's bar, which moves once a step (0.3.75), or once a pass and not each time
+    Not from ComfyUI's bar, which moves once a step (0.3.75), or once a pass and not each time
     (0.12.1).
     """
     shown = comfy.utils.PROGRESS_BAR_ENABLED

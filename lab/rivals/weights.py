@@ -3,8 +3,8 @@
 Custom Diffusion (arXiv 2212.04488): the key and value projections of the text, and a word.
 DreamBooth (arXiv 2208.12242): the whole UNet, under a word of its own.
 
-A weight's change is learned beside it, through the host's weight wrappers as its own LoRA training
-does it: the model's weights are never written to, and a change is used as a patch of the host's
+A weight's change is learned beside it, through ComfyUI's weight wrappers as its own LoRA training
+does it: the model's weights are never written to, and a change is used as a patch of ComfyUI's
 with a strength. Two subjects learned apart are combined by adding both changes.
 """
 
@@ -35,7 +35,7 @@ PRIOR_PICTURES, PRIOR_SEED = 32, 77
 
 
 class Change(torch.nn.Module):
-    """What is learned beside a weight, as the host calls it: weight -> changed weight."""
+    """What is learned beside a weight, as ComfyUI calls it: weight -> changed weight."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Change(torch.nn.Module):
         return (weight + self.change).to(weight.dtype)
 
     def move_to(self, device: Any) -> int:
-        """The host brings it to where the weight is; returns its bytes."""
+        """ComfyUI brings it to where the weight is; returns its bytes."""
         self.to(device)
         return self.change.nelement() * self.change.element_size()
 
@@ -69,7 +69,7 @@ class FineTuning(Method):
         return f"{subject.placeholder} {subject.superclass}"
 
     def keys(self, model: Any) -> list[str]:
-        """Names of the host's weights that are learned."""
+        """Names of the MODEL's weights that are learned."""
         raise NotImplementedError
 
     def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
@@ -128,7 +128,7 @@ class DreamBooth(FineTuning):
 
 
 def weight_of(model: Any, key: str) -> Tensor:
-    """A weight of the host's MODEL by its name."""
+    """A weight of a MODEL by its name."""
     weight: Tensor = model.model.get_parameter(key)
     return weight
 
