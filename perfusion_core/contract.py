@@ -415,7 +415,7 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.3.75",
         "TrainLoraNode is a node of the V3 API",
-        "the lab trains LoRAs from there on (demo/lab/rivals/lora.py)",
+        "the lab trains LoRAs from there on (lab/rivals/lora.py)",
     ),
     Moved(
         "0.3.75",
@@ -437,7 +437,7 @@ MOVED: tuple[Moved, ...] = (
         "TrainLoraNode: bucket_mode, bypass_mode; three outputs in place of four; its bar moves "
         "once a pass, not once a step",
         "inputs are filled from the node's own schema, the LoRA is found by its type, steps are "
-        "counted at the optimiser (demo/lab/rivals/lora.py)",
+        "counted at the optimiser (lab/rivals/lora.py)",
     ),
     Moved(
         "0.12.1",
@@ -477,7 +477,7 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.33.0",
         "TrainLoraNode: quantized_backward, checkpoint_depth, offloading; it trains a copy",
-        "inputs are filled from the node's own schema (demo/lab/rivals/lora.py)",
+        "inputs are filled from the node's own schema (lab/rivals/lora.py)",
     ),
     Moved(
         "0.33.0",

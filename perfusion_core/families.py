@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from .captions import emoji_captions, ordinary_captions
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Family:
             encodings are joined into the context. The keys are the host's names of the encoders.
         resolution: side in pixels of the square pictures that the models were made for.
         attention: where keys and values are.
+        captions: gives the captions that a covariance is estimated from when the user has none.
     """
 
     id: str
@@ -66,6 +69,7 @@ class Family:
     encoders: Mapping[str, int]
     resolution: int
     attention: CrossAttention = CrossAttention()
+    captions: Callable[[], tuple[str, ...]] = ordinary_captions
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoders", MappingProxyType(dict(self.encoders)))
@@ -100,7 +104,13 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             Family("sd1", "Stable Diffusion 1.x", {"clip_l": 768}, 512),
             Family("sd2", "Stable Diffusion 2.x", {"clip_h": 1024}, 768),
             Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}, 1024),
-            Family("emoji", "the emoji world of the demo", {"clip_l": 192}, 128),
+            Family(
+                "emoji",
+                "the emoji world of the demo",
+                {"clip_l": 192},
+                128,
+                captions=emoji_captions,
+            ),
         )
     }
 )

@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (pytest-xdist) a file's tests stay together, and all of the browser's."""
+    """In several processes (pytest-xdist) a file's tests stay together, so do the browser's."""
     for item in items:
         browser = "browser" in item.path.relative_to(REPO).parts
         item.add_marker(pytest.mark.xdist_group("browser" if browser else item.path.stem))

@@ -120,7 +120,14 @@ def clean(everything: bool) -> int:
     for name in ("base-check", "setup.log"):
         path = home() / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for name in (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", "demo/output"):
+    for name in (
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".hypothesis",
+        "demo/output",
+        "lab/output",
+    ):
         shutil.rmtree(ROOT / name, ignore_errors=True)
     if everything:
         say(f"deleting {home()}")

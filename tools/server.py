@@ -132,8 +132,12 @@ def command(host: Host, base: Path, port: int, device_args: Sequence[str]) -> li
 
 
 def link_pack(base: Path, root: Path = ROOT) -> Path:
-    """Put this checkout into `base/custom_nodes`, as a link (on Windows a junction)."""
-    link = base / "custom_nodes" / PACK_NAME
+    """Put this checkout into `base/custom_nodes`, as a link."""
+    return link_folder(base / "custom_nodes" / PACK_NAME, root)
+
+
+def link_folder(link: Path, root: Path) -> Path:
+    """Make `link` a link to the folder `root` (on Windows a junction)."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.exists() and link.resolve() == root.resolve():
         return link
@@ -168,15 +172,16 @@ def running_host(
     port: int | None = None,
     extra_args: Sequence[str] = (),
     timeout: float = 300.0,
+    pack: Path = ROOT,
 ) -> Iterator[RunningHost]:
-    """Start `host` with this pack, yield it when it answers, stop it at the end.
+    """Start `host` with this pack, or another folder of it, yield it when it answers, then stop it.
 
     Everything it reads and writes is under `base` (by default `.host/base` of this checkout, which
     `make serve` uses as well); two servers at once need two. Raises `HostError`
     with the end of the log if ComfyUI ends, or does not answer within `timeout` seconds.
     """
     base = (base or DEFAULT_BASE).resolve()
-    link_pack(base)
+    link_pack(base, pack)
     port = port or free_port()
     words = [*command(host, base, port, device_args(host)), *extra_args]
     log = base / "server.log"

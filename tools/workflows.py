@@ -310,7 +310,7 @@ def graph_names(*, checkpoint: bool) -> list[str]:
     """The graphs that load a checkpoint of the user's, or those that need the built-in world alone.
 
     It decides where a graph's picture, workflows/<name>.jpg, comes from: those that run here are
-    shown by what they make (`python -m demo.thumbnails`), the others by their page (`make pictures
+    shown by what they make (`python -m lab.thumbnails`), the others by their page (`make pictures
     ARGS=graphs`). Neither makes the other's.
     """
     names = sorted(path.stem for path in API_GRAPHS.glob("*.json"))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..captions import builtin_captions
 from ..covariance import Covariance, cache_key, estimate
 from ..families import FAMILIES, Family
 from .encoding import encode
@@ -42,13 +41,13 @@ def covariance_of(
     """The covariance of a host's CLIP.
 
     Args:
-        captions: what to estimate it from; None for the built-in captions.
+        captions: what to estimate it from; None for the family's built-in captions.
         on_captions: told of (captions done, in all); may raise to stop.
     """
     from comfy import model_management
 
     family = family_of_clip(clip)
-    texts = list(captions) if captions is not None else list(builtin_captions())
+    texts = list(captions) if captions is not None else list(family.captions())
     # Loaded first: the fingerprint is then that of the weights that will be used.
     model_management.load_models_gpu([clip.patcher])
     key = cache_key(encoder_fingerprint(clip), texts)

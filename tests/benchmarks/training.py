@@ -21,9 +21,9 @@ from torch import Tensor
 from true_models import CPU, true_clip, true_model
 
 from demo import model as small
-from demo.lab.rivals.common import denoising_loss
-from demo.lab.rivals.lora import encoded, train_lora
-from demo.lab.rivals.textual_inversion import learn_word
+from lab.rivals.common import denoising_loss
+from lab.rivals.lora import encoded, train_lora
+from lab.rivals.textual_inversion import learn_word
 from perfusion_core.batches import PictureGroup, batches
 from perfusion_core.bridge import detect_family, training_backbone
 from perfusion_core.bridge.models import layers_of

@@ -3,8 +3,8 @@
     nodes [ID ...]      js/docs/<NodeId>.png: each node as it looks on the canvas, after a run where
                         an example graph has it, or beside its neighbours (scenes.py)
     graphs [NAME ...]   workflows/<name>.jpg of the example graphs that load a checkpoint of the
-                        user's: pictures of themselves (of the others: python -m demo.thumbnails)
-    sliders             workflows/sliders.png: the bias moved on Perfusion Tune, with what it does
+                        user's: pictures of themselves (of the others: python -m lab.thumbnails)
+    sliders             docs/sliders.png: the bias moved on Perfusion Tune, with what it does
                         to the plot and the picture
     graph FILE PICTURE  a picture of any workflow's JSON
 
@@ -273,7 +273,7 @@ def picture_sliders(studio: Studio) -> None:
     strip = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
     for number, shot in enumerate(shots):
         strip.paste(shot, (sum(one.width for one in shots[:number]), 0))
-    studio.write(strip, UI_GRAPHS / "sliders.png")
+    studio.write(strip, ROOT / "docs" / "sliders.png")
 
 
 def _names() -> list[str]:
@@ -313,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if others := set(options.names) - set(graphs):
             parser.error(
                 f"not a graph that loads a checkpoint: {', '.join(sorted(others))}; there are "
-                f"{', '.join(graphs)} (the pictures of others: python -m demo.thumbnails)"
+                f"{', '.join(graphs)} (the pictures of others: python -m lab.thumbnails)"
             )
         graphs = options.names
     look = Look(options.frontend == "newest", options.nodes2, options.theme, options.scale)

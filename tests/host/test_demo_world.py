@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from demo import model as small
-from demo.judge import accuracy, exam_scene, load_judge
-from demo.train_decoder import load_components
-from demo.world.captions import random_scene
-from demo.world.render import render
-from demo.world.vocabulary import (
+from lab.base.train_decoder import load_components
+from lab.judge import accuracy, load_judge, scene_to_judge
+from lab.world.captions import random_scene
+from lab.world.render import render
+from lab.world.vocabulary import (
     BACKGROUNDS,
     CONCEPTS,
     OBJECTS,
@@ -63,7 +63,7 @@ def test_the_autoencoder_keeps_what_the_judge_looks_for() -> None:
     _, _, vae = small.load()
     rng = random.Random(99)
     population = list(individuals().values())
-    scenes = [exam_scene(rng, population) for _ in range(48)]
+    scenes = [scene_to_judge(rng, population) for _ in range(48)]
     pictures = (
         torch.from_numpy(np.stack([np.asarray(render(s, rng)) for s in scenes])).float() / 255
     )
@@ -86,7 +86,7 @@ def test_missing_weights_are_named_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_the_shipped_encoder_is_the_one_that_the_base_model_was_trained_on() -> None:
-    components = load_components(small.WEIGHTS / "components.safetensors")
+    components = load_components()
     _, _, vae = small.load()
     rng = random.Random(5)
     scenes = [random_scene(rng, list(individuals().values())) for _ in range(4)]

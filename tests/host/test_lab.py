@@ -16,23 +16,22 @@ import pytest
 import torch
 
 from demo import model as small
-from demo import studio as studio_module
-from demo.judge import load_judge
-from demo.lab import __main__ as command
-from demo.lab import methods, recipe, rejected, tuning
-from demo.lab.ablations import FULL, QUICK, ablations
-from demo.lab.exams import FolderExam, Likeness, WorldExam, features
-from demo.lab.figures import Point
-from demo.lab.gates import PublishedGates, WithPublishedGates
-from demo.lab.methods import Method, Perfusion
-from demo.lab.rejected import Substituted, SwappedEdit, UngatedEdit
-from demo.lab.rivals import RIVALS as RIVAL_METHODS
-from demo.lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
-from demo.lab.rivals.common import denoising_loss, load, trigger
-from demo.lab.rivals.textual_inversion import superclass_word
-from demo.lab.subjects import Subject, folder_subject, world_subject
-from demo.pictures import BACKGROUNDS
-from demo.studio import Studio
+from lab import __main__ as command
+from lab import local_comfyui, methods, recipe, rejected, tuning
+from lab.ablations import FULL, QUICK, ablations
+from lab.figures import Point
+from lab.gates import PublishedGates, WithPublishedGates
+from lab.judge import load_judge
+from lab.local_comfyui import LocalComfyUI
+from lab.marking import FolderMarking, Likeness, WorldMarking, features
+from lab.methods import Method, Perfusion
+from lab.rejected import Substituted, SwappedEdit, UngatedEdit
+from lab.rivals import RIVALS as RIVAL_METHODS
+from lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
+from lab.rivals.common import denoising_loss, load, trigger
+from lab.rivals.textual_inversion import superclass_word
+from lab.subjects import Subject, folder_subject, world_subject
+from lab.world.pictures import BACKGROUNDS
 from perfusion_core.batches import batches
 from perfusion_core.bridge import training_backbone
 from perfusion_core.concept_file import load_concept
@@ -41,23 +40,23 @@ from perfusion_core.settings import ConceptSettings
 from perfusion_core.training import TrainingSettings
 from tools.workflows import load_api
 
-RIVALS, BATCHING = "demo.lab.rivals", ("textual_inversion", "weights")
+RIVALS, BATCHING = "lab.rivals", ("textual_inversion", "weights")
 PROMPTS = ["a photo of a {} on a red background", "a cactus next to a {}"]
 
 
 @pytest.fixture(scope="module")
-def studio() -> Iterator[Studio]:
+def comfyui() -> Iterator[LocalComfyUI]:
     """The world's text encoder and autoencoder, with a narrow UNet of random weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "UNET_CONFIG", {**small.UNET_CONFIG, "model_channels": 32})
         patch.setattr(small, "load_unet", lambda *_: _narrow_unet())
-        patch.setattr(studio_module, "STEPS", 2)
+        patch.setattr(local_comfyui, "STEPS", 2)
         for module in (methods, weights):
             patch.setattr(module, "BATCH", 2)
         for name in ("textual_inversion", "lora"):
-            patch.setattr(f"demo.lab.rivals.{name}.BATCH", 2)
+            patch.setattr(f"lab.rivals.{name}.BATCH", 2)
         patch.setattr(weights, "PRIOR_PICTURES", 2)
-        yield Studio()
+        yield LocalComfyUI()
     comfy.model_management.unload_all_models()
 
 
@@ -84,8 +83,8 @@ def royal() -> Subject:
     return world_subject("royal")
 
 
-def painted(studio: Studio, pair: tuple[Any, Any], prompts: list[str]) -> np.ndarray:
-    return np.stack([np.asarray(p) for p in studio.draw(*pair, prompts, seed=3)])
+def painted(comfyui: LocalComfyUI, pair: tuple[Any, Any], prompts: list[str]) -> np.ndarray:
+    return np.stack([np.asarray(p) for p in comfyui.draw(*pair, prompts, seed=3)])
 
 
 def test_the_exact_mask_is_where_the_concept_was_drawn(berry: Subject) -> None:
@@ -177,11 +176,11 @@ class TestRejectedDesigns:
         torch.testing.assert_close(published.prepare(e).weights, 0.7 * gates)
         assert (own.similarity(e) - alone).abs().max() > 0.01
 
-    def test_swapped_while_it_trains(self, studio: Studio, berry: Subject) -> None:
+    def test_swapped_while_it_trains(self, comfyui: LocalComfyUI, berry: Subject) -> None:
         """The loss under substitution is that of the network fed with substituted encodings."""
-        groups = studio.groups(berry.pictures)
+        groups = comfyui.groups(berry.pictures)
         batch = next(batches(groups, "teddy*", "teddy", 2, seed=0))
-        with training_backbone(studio.model, studio.clip, (2, 5, 16, 16)) as host:
+        with training_backbone(comfyui.model, comfyui.clip, (2, 5, 16, 16)) as host:
             words = dict(host.superclass_embeddings("teddy"))
             encoded = host.encode(batch.prompts, "teddy*", words)
             p = encoded.context[encoded.positions].mean(dim=0).double()
@@ -191,20 +190,20 @@ class TestRejectedDesigns:
             errors = through.loss(batch.latents, batch.noise, batch.times, encoded, edit, nothing)
             context = encoded.context.clone()
             context[encoded.positions] = p.float()
-            plain = denoising_loss(studio.model.model, batch, context, host.device)
+            plain = denoising_loss(comfyui.model.model, batch, context, host.device)
         torch.testing.assert_close(errors, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_the_rivals_loss_is_ours_without_an_edit(studio: Studio, berry: Subject) -> None:
-    groups = studio.groups(berry.pictures)
+def test_the_rivals_loss_is_ours_without_an_edit(comfyui: LocalComfyUI, berry: Subject) -> None:
+    groups = comfyui.groups(berry.pictures)
     batch = next(batches(groups, "teddy*", "teddy", 2, seed=0))
-    with training_backbone(studio.model, studio.clip, (2, 5, 16, 16)) as host:
+    with training_backbone(comfyui.model, comfyui.clip, (2, 5, 16, 16)) as host:
         encoded = host.encode(batch.prompts, "teddy*", host.superclass_embeddings("teddy"))
         one = torch.ones(1, small.TEXT_WIDTH)
         off = GatedEdit(one, one, one, [ConceptSettings(strength=0)])
         nothing = {path: torch.zeros(1, out) for path, out in host.layers.items()}
         ours = host.loss(batch.latents, batch.noise, batch.times, encoded, off, nothing)
-        theirs = denoising_loss(studio.model.model, batch, encoded.context, host.device)
+        theirs = denoising_loss(comfyui.model.model, batch, encoded.context, host.device)
     assert torch.equal(ours, theirs)
 
 
@@ -232,38 +231,38 @@ def test_the_rivals_loss_is_ours_without_an_edit(studio: Studio, berry: Subject)
     ],
 )
 def test_a_method_trains_samples_and_leaves_the_model_alone(
-    studio: Studio, berry: Subject, royal: Subject, tmp_path: Path, method: Method, use: Any
+    comfyui: LocalComfyUI, berry: Subject, royal: Subject, tmp_path: Path, method: Method, use: Any
 ) -> None:
     plain = [prompt.format("teddy") for prompt in PROMPTS]
-    before = painted(studio, (studio.model, studio.clip), plain)
+    before = painted(comfyui, (comfyui.model, comfyui.clip), plain)
     learned = []
     for subject in (berry, royal):
         file = tmp_path / f"{subject.name}.safetensors"
-        method.train(studio, subject, file)
+        method.train(comfyui, subject, file)
         learned.append((subject, file))
-    assert np.array_equal(painted(studio, (studio.model, studio.clip), plain), before)
+    assert np.array_equal(painted(comfyui, (comfyui.model, comfyui.clip), plain), before)
 
     asked = [prompt.format(method.phrase(berry)) for prompt in PROMPTS]
     with torch.inference_mode():
-        one = painted(studio, method.apply(studio, learned[:1], asked, **use), asked)
+        one = painted(comfyui, method.apply(comfyui, learned[:1], asked, **use), asked)
         # A setting of the knob that means the concept is hardly there makes another picture.
         weak = {**use, "bias": 3.0} if "bias" in use else {**use, "strength": 0.01}
-        other = painted(studio, method.apply(studio, learned[:1], asked, **weak), asked)
+        other = painted(comfyui, method.apply(comfyui, learned[:1], asked, **weak), asked)
         together = [f"a {method.phrase(berry)} next to a {method.phrase(royal)}"]
-        both = painted(studio, method.apply(studio, learned, together, **use), together)
+        both = painted(comfyui, method.apply(comfyui, learned, together, **use), together)
     assert not np.array_equal(one, other)
     assert both.shape == (1, 128, 128, 3)
-    assert np.array_equal(painted(studio, (studio.model, studio.clip), plain), before)
+    assert np.array_equal(painted(comfyui, (comfyui.model, comfyui.clip), plain), before)
 
 
 def test_a_trigger_is_near_the_superclass_and_of_its_own(
-    studio: Studio, berry: Subject, royal: Subject
+    comfyui: LocalComfyUI, berry: Subject, royal: Subject
 ) -> None:
     mint = replace(berry, name="mint")
     (one,), (same,), (other,), (teapot,) = (
-        trigger(studio, subject).values() for subject in (berry, berry, mint, royal)
+        trigger(comfyui, subject).values() for subject in (berry, berry, mint, royal)
     )
-    (word,) = superclass_word(studio, berry).values()
+    (word,) = superclass_word(comfyui, berry).values()
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     near = torch.nn.functional.cosine_similarity
@@ -271,29 +270,29 @@ def test_a_trigger_is_near_the_superclass_and_of_its_own(
 
 
 def test_a_fine_tuned_weight_is_used_as_it_was_learned(
-    studio: Studio, berry: Subject, tmp_path: Path
+    comfyui: LocalComfyUI, berry: Subject, tmp_path: Path
 ) -> None:
     """The host's patch of the learned change gives the weight that training had."""
     file = tmp_path / "berry.safetensors"
     method = KeysAndValues(1, rate=0.01)
-    method.train(studio, berry, file)
-    model, _ = method.apply(studio, [(berry, file)], [], strength=1.0)
-    key = method.keys(studio.model)[0]
-    before = weights.weight_of(studio.model, key).clone()
+    method.train(comfyui, berry, file)
+    model, _ = method.apply(comfyui, [(berry, file)], [], strength=1.0)
+    key = method.keys(comfyui.model)[0]
+    before = weights.weight_of(comfyui.model, key).clone()
     comfy.model_management.load_models_gpu([model])
     patched = weights.weight_of(model, key).clone()
-    comfy.model_management.load_models_gpu([studio.model])
+    comfy.model_management.load_models_gpu([comfyui.model])
     _, changes = load(file)
-    assert changes.keys() == set(method.keys(studio.model))
+    assert changes.keys() == set(method.keys(comfyui.model))
     assert changes[key].abs().max() > 0
     torch.testing.assert_close(patched - before, changes[key].float(), rtol=1e-3, atol=1e-6)
-    assert torch.equal(weights.weight_of(studio.model, key), before)
+    assert torch.equal(weights.weight_of(comfyui.model, key), before)
 
 
 def test_the_lab_trains_as_the_demos_graph_says(
     monkeypatch: pytest.MonkeyPatch, berry: Subject
 ) -> None:
-    monkeypatch.setattr(methods, "BATCH", recipe.BATCH)  # which the small studio has lowered
+    monkeypatch.setattr(methods, "BATCH", recipe.BATCH)  # which the small comfyui has lowered
     settings = Perfusion().settings()
     (node,) = (
         node["inputs"]
@@ -310,7 +309,7 @@ def test_the_lab_trains_as_the_demos_graph_says(
 
 
 def test_every_method_sees_the_same_captions(
-    monkeypatch: pytest.MonkeyPatch, studio: Studio, berry: Subject, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, comfyui: LocalComfyUI, berry: Subject, tmp_path: Path
 ) -> None:
     seen: list[str] = []
 
@@ -323,19 +322,19 @@ def test_every_method_sees_the_same_captions(
         monkeypatch.setattr(f"{module}.batches", spied)
     for method in (Perfusion(3), Substituted(3), TextualInversion(3), KeysAndValues(3)):
         seen.clear()
-        method.train(studio, berry, tmp_path / "berry.safetensors")
+        method.train(comfyui, berry, tmp_path / "berry.safetensors")
         assert set(seen) == set(berry.captions)
 
     taught: list[Any] = []
     monkeypatch.setattr(f"{RIVALS}.lora.encoded", lambda clip, text: taught.append(text))
     monkeypatch.setattr(f"{RIVALS}.lora.train_lora", lambda *_, **__: {})
-    Lora(1).train(studio, berry, tmp_path / "berry.safetensors")
+    Lora(1).train(comfyui, berry, tmp_path / "berry.safetensors")
     assert taught == [caption.format("teddy* teddy") for caption in berry.captions]
 
 
-def test_one_picture_alone(studio: Studio, berry: Subject, tmp_path: Path) -> None:
+def test_one_picture_alone(comfyui: LocalComfyUI, berry: Subject, tmp_path: Path) -> None:
     file = tmp_path / "berry.safetensors"
-    Perfusion(1, pictures=1).train(studio, berry, file)
+    Perfusion(1, pictures=1).train(comfyui, berry, file)
     assert load_concept(file).training["images"] == 1
 
 
@@ -377,24 +376,24 @@ def test_the_likeness_is_0_at_the_plain_superclass_and_1_among_the_pictures() ->
         Likeness.between(plain, rng.normal(size=(6, 16)) * 0.3)
 
 
-def test_the_exam_of_a_folder_tells_the_concept_from_its_plain_superclass(berry: Subject) -> None:
+def test_the_marks_of_a_folder_tell_the_concept_from_its_plain_superclass(berry: Subject) -> None:
     judge = load_judge()
     drawn = world_subject("mint").pictures  # as the plain superclass: other teddies
-    exam = FolderExam(judge, lambda prompts: drawn)
-    asked = exam.questions(berry, "teddy*")[: len(berry.pictures)]
-    own = exam.marks(berry, berry.pictures, asked)[:, 1]
-    other = exam.marks(berry, drawn, asked[: len(drawn)])[:, 1]
+    marking = FolderMarking(judge, lambda prompts: drawn)
+    asked = marking.prompts(berry, "teddy*")[: len(berry.pictures)]
+    own = marking.marks(berry, berry.pictures, asked)[:, 1]
+    other = marking.marks(berry, drawn, asked[: len(drawn)])[:, 1]
     assert own.mean() > other.mean() + 0.5
     assert features(judge, drawn).shape == (len(drawn), 256)
 
 
 def test_an_unknown_superclass_is_not_looked_for(berry: Subject) -> None:
-    exam = FolderExam(load_judge(), lambda prompts: [])
+    marking = FolderMarking(load_judge(), lambda prompts: [])
     dragon = replace(berry, superclass="dragon")
-    assert all("dragon" not in q.objects for q in exam.questions(dragon, "dragon*"))
-    assert all("teddy" in q.objects for q in exam.questions(berry, "teddy*"))
-    assert all("dragon*" in q.prompt for q in exam.questions(dragon, "dragon*"))
-    world = WorldExam(load_judge()).questions(berry, "teddy*")
+    assert all("dragon" not in q.objects for q in marking.prompts(dragon, "dragon*"))
+    assert all("teddy" in q.objects for q in marking.prompts(berry, "teddy*"))
+    assert all("dragon*" in q.text for q in marking.prompts(dragon, "dragon*"))
+    world = WorldMarking(load_judge()).prompts(berry, "teddy*")
     assert all("teddy" in q.objects for q in world)
 
 
@@ -452,11 +451,11 @@ def test_the_rate_of_a_word_is_tried_apart_from_that_of_what_is_learned_beside_i
     assert not found["at_an_end"]
 
 
-def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
-    """Runs the command in this process, on a small studio."""
+def lab(monkeypatch: pytest.MonkeyPatch, comfyui: LocalComfyUI, *options: str) -> None:
+    """Runs the command in this process, on a small comfyui."""
     monkeypatch.setattr(sys, "argv", ["lab", *options])
-    monkeypatch.setattr(command, "import_host", lambda: None)
-    monkeypatch.setattr("demo.studio.Studio", lambda: studio)
+    monkeypatch.setattr(command, "open_comfyui", lambda: None)
+    monkeypatch.setattr("lab.local_comfyui.LocalComfyUI", lambda: comfyui)
     command.main()
 
 
@@ -464,7 +463,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, studio: Studio, *options: str) -> None:
 def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    studio: Studio,
+    comfyui: LocalComfyUI,
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -477,15 +476,15 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
 
     monkeypatch.setattr(Lora, "train", stop)
     with pytest.raises(KeyboardInterrupt):
-        lab(monkeypatch, studio, *common, "--out", str(tmp_path / "first"))
+        lab(monkeypatch, comfyui, *common, "--out", str(tmp_path / "first"))
     done = capsys.readouterr().out
     assert done.count("train Perfusion") == 2
     assert (tmp_path / "first" / "lab.json").is_file()  # what was found before the stop
 
     monkeypatch.setattr(Lora, "train", stopped)
     docs = tmp_path / "docs"
-    monkeypatch.setattr("demo.lab.publish.DOCS", docs)
-    lab(monkeypatch, studio, *common, "--publish", "--out", str(tmp_path / "out"))
+    monkeypatch.setattr("lab.publish.DOCS", docs)
+    lab(monkeypatch, comfyui, *common, "--publish", "--out", str(tmp_path / "out"))
     done = capsys.readouterr().out
     assert "train Perfusion" not in done
     assert "train textual inversion" not in done
@@ -522,10 +521,10 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
     assert "| Perfusion |" in table
     assert "a bias of 0.8 weakens the concept more than 0.4" in table
 
-    lab(monkeypatch, studio, *common, "--out", str(tmp_path / "again"))
+    lab(monkeypatch, comfyui, *common, "--out", str(tmp_path / "again"))
     assert " to do," not in capsys.readouterr().out  # nothing was done again
     larger = ["--samples", "16", "--only", "bias"]
-    lab(monkeypatch, studio, *common, *larger, "--out", str(tmp_path / "larger"))
+    lab(monkeypatch, comfyui, *common, *larger, "--out", str(tmp_path / "larger"))
     larger_run = json.loads((tmp_path / "larger" / "lab.json").read_text())
     assert larger_run["pictures_a_point"] == 32
     assert larger_run["seconds_of_work"] > 0
@@ -536,7 +535,7 @@ def test_the_command_writes_its_results_and_goes_on_after_a_stop(
 
 
 def test_a_folder_of_pictures_is_measured_by_likeness(
-    monkeypatch: pytest.MonkeyPatch, studio: Studio, berry: Subject, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, comfyui: LocalComfyUI, berry: Subject, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
     folder = tmp_path / "mine"
@@ -544,7 +543,7 @@ def test_a_folder_of_pictures_is_measured_by_likeness(
     for n, picture in enumerate(berry.pictures):
         picture.resize((200, 150)).save(folder / f"{n}.png")  # not square: the middle is taken
     lab(
-        monkeypatch, studio, "--concept", str(folder), "--superclass", "toy bear", "--steps", "1",
+        monkeypatch, comfyui, "--concept", str(folder), "--superclass", "toy bear", "--steps", "1",
         "--samples", "8", "--only", "bias", "rivals", "--out", str(tmp_path), "--cache",
         str(tmp_path / "c"),
     )  # fmt: skip
@@ -570,10 +569,10 @@ def test_a_folder_of_pictures_is_measured_by_likeness(
 def test_what_the_command_refuses(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    studio: Studio,
+    comfyui: LocalComfyUI,
     options: list[str],
     message: str,
 ) -> None:
     with pytest.raises(SystemExit):
-        lab(monkeypatch, studio, *options)
+        lab(monkeypatch, comfyui, *options)
     assert message in capsys.readouterr().err

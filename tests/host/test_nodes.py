@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -556,6 +556,15 @@ def test_a_covariance_of_the_users_captions_is_used(
     mine = train(nodes, model, clip, covariance=made).args[0].concept
     assert mine.covariance_fingerprint == made.fingerprint
     assert concept.concept.covariance_fingerprint == built_in.fingerprint
+
+
+def test_without_captions_a_covariance_is_made_from_those_of_the_models_family(
+    nodes: dict[str, Node], clip: Any, core: Callable[[str], Any]
+) -> None:
+    built_in = call(nodes["PerfusionCovariance"], clip=[clip]).args[0]
+    assert built_in.family == "emoji"
+    captions = "\n".join(core("families").FAMILIES["emoji"].captions())
+    assert call(nodes["PerfusionCovariance"], clip=[clip], captions=[captions]).args[0] is built_in
 
 
 def test_each_text_encoder_has_a_covariance_of_its_own(nodes: dict[str, Node], clip: Any) -> None:

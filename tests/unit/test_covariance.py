@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from perfusion_core.captions import COUNT, builtin_captions
+from perfusion_core.captions import COUNT, ordinary_captions
 from perfusion_core.covariance import (
     Covariance,
     CovarianceError,
@@ -16,6 +17,7 @@ from perfusion_core.covariance import (
     estimate,
     from_tokens,
 )
+from perfusion_core.families import FAMILIES, Family
 from perfusion_core.templates import templates_for
 
 D = 24
@@ -38,7 +40,7 @@ def encoder(padded_to: int, width: int = D):
     return encode
 
 
-CAPTIONS = builtin_captions()
+CAPTIONS = ordinary_captions()
 
 
 def second_moment(tokens: Tensor) -> Tensor:
@@ -182,13 +184,31 @@ def test_bad_input_is_refused() -> None:
 # --- the built-in texts
 
 
-def test_the_built_in_captions_are_many_and_varied() -> None:
-    assert len(CAPTIONS) == len(set(CAPTIONS)) == COUNT
-    assert builtin_captions() == CAPTIONS
-    lengths = [len(caption.split()) for caption in CAPTIONS]
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.id)
+def test_the_built_in_captions_are_many_and_varied(family: Family) -> None:
+    captions = family.captions()
+    assert len(captions) == len(set(captions)) == COUNT
+    assert family.captions() == captions
+    lengths = [len(caption.split()) for caption in captions]
     assert min(lengths) <= 3
     assert max(lengths) >= 15
-    assert all(c == c.strip() and "  " not in c and "{" not in c for c in CAPTIONS)
+    assert all(c == c.strip() and "  " not in c and "{" not in c for c in captions)
+
+
+def test_sentences_of_the_emoji_world_are_in_its_own_captions_alone() -> None:
+    def sentences(captions: Sequence[str]) -> list[str]:
+        colours = ("red", "orange", "yellow", "green", "blue", "purple", "white", "gray")
+        return [c for c in captions if c.endswith(tuple(f"{k} background" for k in colours))]
+
+    assert len(sentences(FAMILIES["emoji"].captions())) > 100
+    for family in FAMILIES.values():
+        if family.id != "emoji":
+            assert not sentences(family.captions())
+
+
+def test_the_emoji_worlds_captions_stay_what_its_published_figures_were_measured_with() -> None:
+    text = "\n".join(FAMILIES["emoji"].captions())
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "ca250098993e445e"
 
 
 def test_templates_have_one_place_each_and_the_article_of_the_superclass() -> None:

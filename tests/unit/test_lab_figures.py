@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from demo.lab.figures import RESAMPLES, Point, estimate, front, hypervolume
+from lab.figures import RESAMPLES, Point, estimate, front, hypervolume
 
 
 def point(text: float, identity: float, concepts: int = 2, pictures: int = 10) -> Point:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from demo.lab import __main__ as command
-from demo.lab.publish import BUDGET, DOCS, publish, results
-from demo.lab.tables import LORA, tables
-from demo.world.vocabulary import CONCEPTS
+from lab import __main__ as command
+from lab.publish import BUDGET, DOCS, publish, results
+from lab.tables import LORA, tables
+from lab.world.vocabulary import CONCEPTS
 
 FOUND: dict[str, Any] = {
     "command": 'make lab ARGS="--full --publish"',

@@ -2,8 +2,8 @@
 
 import torch
 
-from demo.train_base import Names, Text
-from demo.world.vocabulary import Individual, Look
+from lab.base.train import Names, Text
+from lab.world.vocabulary import Individual, Look
 
 CAPTIONS = [
     "a photo of a striped purple and white cat next to a plain red hat",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.thumbnails import PAGES, SHOWN
+from lab.thumbnails import PAGES, SHOWN
 from tools.workflows import API_GRAPHS, UI_GRAPHS, graph_names
 
 
