@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .perfusion_core.comfy_version import too_old
+from .perfusion_core.comfy.version import too_old
 
 if TYPE_CHECKING:
     from comfy_api.latest import ComfyExtension

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perfusion_core.settings import KeyLock
+from perfusion_core.method.settings import KeyLock
 
 from .figures import Estimate, Point, Statistic, estimate, hypervolume
 from .gates import PUBLISHED, WithPublishedGates

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from perfusion_core.bridge import add_concepts
-from perfusion_core.concept_file import load_concept
-from perfusion_core.edit import GatedEdit
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.concept.concept_file import load_concept
+from perfusion_core.method.edit import GatedEdit
 
 from .local_comfyui import LocalComfyUI, entry_of
 from .methods import Pair, Perfusion

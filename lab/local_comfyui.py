@@ -17,19 +17,14 @@ import torch
 from PIL import Image
 
 from demo import model as small
-from perfusion_core.batches import PictureGroup
-from perfusion_core.bridge import (
-    ConceptEntry,
-    Picture,
-    add_concepts,
-    apply_stack,
-    covariance_of,
-    picture_groups,
-    training_backbone,
-)
-from perfusion_core.bridge.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT
-from perfusion_core.concept import Concept
-from perfusion_core.training import TrainingResult, TrainingSettings, train
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.clip_covariance import covariance_of
+from perfusion_core.comfy.pictures import Picture, picture_groups
+from perfusion_core.comfy.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT, add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.batches import PictureGroup
+from perfusion_core.method.training import TrainingResult, TrainingSettings, train
 
 STEPS, CFG = 20, 2.0
 AT_ONCE = 32  # pictures sampled in one batch

@@ -21,15 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perfusion_core.bridge import add_concepts
-from perfusion_core.bridge.hooks import Differences, edited
-from perfusion_core.bridge.models import compute_dtype, detect_family, layers_of
-from perfusion_core.bridge.prompts import encode
-from perfusion_core.concept import Concept
-from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.edit import GatedEdit, LockedPrompt, PreparedContext
-from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import Encoded
+from perfusion_core.comfy.forward_patch import Differences, edited
+from perfusion_core.comfy.models import compute_dtype, detect_family, layers_of
+from perfusion_core.comfy.prompts import add_concepts, encode
+from perfusion_core.concept.concept import Concept
+from perfusion_core.concept.concept_file import load_concept, save_concept
+from perfusion_core.method.edit import GatedEdit, LockedPrompt, PreparedContext
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.training import Encoded
 
 from .local_comfyui import LocalComfyUI
 from .methods import Method, Pair, recipe

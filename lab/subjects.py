@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from demo.examples import FOLDER
-from perfusion_core.batches import PictureGroup
+from perfusion_core.method.batches import PictureGroup
 
 from .local_comfyui import LocalComfyUI, placeholder, read_folder
 from .recipe import CAPTIONS

@@ -6,7 +6,9 @@ import sys
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..perfusion_core.bridge import register_folder, register_mask_folder, register_metadata
+from ..perfusion_core.comfy.concept_folder import register_folder
+from ..perfusion_core.comfy.masks import register_mask_folder
+from ..perfusion_core.comfy.metadata import register_metadata
 from .apply import PerfusionApplyConcepts
 from .attention_map import PerfusionAttentionMap
 from .combine import PerfusionCombineConcepts

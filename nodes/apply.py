@@ -6,14 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import (
-    ConceptEntry,
-    ConceptStack,
-    add_concepts,
-    apply_stack,
-    note_applied,
-    remember_encoder,
-)
+from ..perfusion_core.comfy.metadata import note_applied
+from ..perfusion_core.comfy.prompt_gates import remember_encoder
+from ..perfusion_core.comfy.prompts import add_concepts
+from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, apply_stack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 

@@ -9,8 +9,10 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..perfusion_core.bridge import AttentionScope, HostMismatch, attention_maps, in_colour
-from ..perfusion_core.settings import GROUPS
+from ..perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
+from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.pictures import in_colour
+from ..perfusion_core.method.settings import GROUPS
 from .types import CATEGORY, for_page
 
 DEFAULTS = AttentionScope()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import ConceptEntry, ConceptStack, HostMismatch, extend_stack
+from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, extend_stack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 CONCEPTS = 8

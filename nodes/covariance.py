@@ -9,7 +9,7 @@ from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import covariance_of
+from ..perfusion_core.comfy.clip_covariance import covariance_of
 from .lists import the_one
 from .types import CATEGORY, CovarianceType, for_page
 

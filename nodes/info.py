@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.bridge import ConceptEntry
-from ..perfusion_core.card import card, describe
+from ..perfusion_core.comfy.stack import ConceptEntry
+from ..perfusion_core.concept.card import card, describe
 from .types import CATEGORY, ConceptType, for_page
 
 

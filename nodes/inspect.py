@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.bridge import ConceptEntry, ConceptStack, token_gates
+from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack
+from ..perfusion_core.comfy.token_gates import token_gates
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 

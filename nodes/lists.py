@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..perfusion_core.batches import TrainingError
+from ..perfusion_core.method.batches import TrainingError
 
 
 def the_one(name: str, values: Sequence[Any]) -> Any:

@@ -8,21 +8,19 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 
-from ..perfusion_core.bridge import (
-    ConceptEntry,
-    add_concepts,
-    apply_stack,
+from ..perfusion_core.comfy.concept_folder import (
     concept_names,
     concept_path,
     file_fingerprint,
     folder_fingerprint,
-    note_applied,
-    remember_encoder,
-    renamed,
 )
-from ..perfusion_core.concept import ConceptError
-from ..perfusion_core.concept_file import load_concept
-from ..perfusion_core.settings import ConceptSettings, KeyLock
+from ..perfusion_core.comfy.metadata import note_applied
+from ..perfusion_core.comfy.prompt_gates import remember_encoder, renamed
+from ..perfusion_core.comfy.prompts import add_concepts
+from ..perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from ..perfusion_core.concept.concept import ConceptError
+from ..perfusion_core.concept.concept_file import load_concept
+from ..perfusion_core.method.settings import ConceptSettings, KeyLock
 from .types import CATEGORY, ConceptType, for_page, sliders
 
 

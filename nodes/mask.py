@@ -7,7 +7,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..perfusion_core.bridge import mask_models, zero_shot_masks
+from ..perfusion_core.comfy.masks import mask_models, zero_shot_masks
 from .types import CATEGORY, for_page
 
 NOTHING = "(no model in models/clipseg)"

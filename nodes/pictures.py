@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..perfusion_core.batches import TrainingError
+from ..perfusion_core.method.batches import TrainingError
 from .types import CATEGORY, for_page
 
 PICTURES = 8

@@ -29,30 +29,32 @@ from typing import Any
 
 from aiohttp import web
 
-from ..perfusion_core.bridge import (
-    Busy,
-    EncoderGone,
-    HostMismatch,
+from ..perfusion_core.comfy.beside_queue import Busy
+from ..perfusion_core.comfy.concept_folder import concept_path
+from ..perfusion_core.comfy.concept_index import (
     Listed,
-    NoConcept,
-    NoEncoder,
-    Similarities,
-    applied_concept,
     checkpoint_family,
     concept_card,
     concept_cards,
     concept_of,
-    concept_path,
     concept_preview,
-    move_live,
+)
+from ..perfusion_core.comfy.live import move_live
+from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.prompt_gates import (
+    EncoderGone,
+    NoConcept,
+    NoEncoder,
+    Similarities,
+    applied_concept,
     prompt_similarities,
     renamed,
 )
-from ..perfusion_core.concept import Concept, ConceptError
-from ..perfusion_core.families import FAMILIES
+from ..perfusion_core.concept.concept import Concept, ConceptError
+from ..perfusion_core.families.families import FAMILIES
 from ..perfusion_core.limits import MAX_BODY, MAX_CONCEPTS, MAX_WAITING
-from ..perfusion_core.moves import checked_sliders
-from ..perfusion_core.origin import is_foreign
+from ..perfusion_core.method.slider_schedule import checked_sliders
+from ..perfusion_core.page.origin import is_foreign
 
 logger = logging.getLogger(__name__)
 

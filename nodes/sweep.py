@@ -13,11 +13,12 @@ import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.bridge import HostMismatch, tune
+from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.stack import tune
+from ..perfusion_core.concept.safetensors_file import shortened
+from ..perfusion_core.draw.plots import labelled_grid
 from ..perfusion_core.limits import MAX_CELLS, MAX_FIELD
-from ..perfusion_core.plots import labelled_grid
-from ..perfusion_core.safetensors_file import shortened
-from ..perfusion_core.settings import ConceptSettings
+from ..perfusion_core.method.settings import ConceptSettings
 from .types import CATEGORY, for_page
 
 

@@ -10,42 +10,37 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..perfusion_core.batches import TrainingError
-from ..perfusion_core.bridge import (
-    AUTO,
-    CHECKPOINTING,
-    BackbonePainter,
-    ClipScorer,
-    ConceptEntry,
+from ..perfusion_core.comfy.backbone import CHECKPOINTING, refuse_known_word, training_backbone
+from ..perfusion_core.comfy.clip_covariance import covariance_of
+from ..perfusion_core.comfy.memory import out_of_memory
+from ..perfusion_core.comfy.models import detect_family
+from ..perfusion_core.comfy.painter import BackbonePainter
+from ..perfusion_core.comfy.pictures import (
     bring_to_size,
-    covariance_of,
-    detect_family,
     flipped,
     look_like_backgrounds,
-    out_of_memory,
     picture_groups,
     prompt_lines,
     read_pictures,
-    recommended,
-    refuse_known_word,
-    score_models,
     thumbnail,
-    training_backbone,
 )
-from ..perfusion_core.concept import Concept, check_words
-from ..perfusion_core.contact_sheet import contact_sheet
-from ..perfusion_core.covariance import Covariance
+from ..perfusion_core.comfy.scores import AUTO, ClipScorer, score_models
+from ..perfusion_core.comfy.stack import ConceptEntry, recommended
+from ..perfusion_core.concept.concept import Concept, check_words
+from ..perfusion_core.draw.contact_sheet import contact_sheet
+from ..perfusion_core.draw.plots import loss_plot
 from ..perfusion_core.limits import MAX_VALIDATION
-from ..perfusion_core.plots import loss_plot
-from ..perfusion_core.selection import Validation
-from ..perfusion_core.templates import validation_prompts
-from ..perfusion_core.training import (
+from ..perfusion_core.method.batches import TrainingError
+from ..perfusion_core.method.covariance import Covariance
+from ..perfusion_core.method.templates import validation_prompts
+from ..perfusion_core.method.training import (
     KEY_MODES,
     MAX_VECTORS,
     TrainingResult,
     TrainingSettings,
     train,
 )
+from ..perfusion_core.method.validation import Validation
 from .lists import single_values
 from .types import CATEGORY, ConceptType, CovarianceType, for_page
 from .watch import TrainingWatch, stop_when_asked

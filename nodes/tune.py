@@ -8,21 +8,15 @@ from uuid import uuid4
 
 from comfy_api.latest import io
 
-from ..perfusion_core.bridge import (
-    Run,
-    begin_live,
-    layer_paths,
-    tell_page,
-    tune,
-    write_back,
-)
-from ..perfusion_core.moves import Course, Moves, Sliders, parse_moves
-from ..perfusion_core.settings import (
+from ..perfusion_core.comfy.live import Run, begin_live, tell_page, write_back
+from ..perfusion_core.comfy.stack import layer_paths, tune
+from ..perfusion_core.method.settings import (
     MAX_STRENGTH,
     ConceptSettings,
     LayerWeights,
     parse_layer_weights,
 )
+from ..perfusion_core.method.slider_schedule import Course, Moves, Sliders, parse_moves
 from .types import CATEGORY, for_page, sliders
 
 LIVE_EVENT = "perfusion.live"

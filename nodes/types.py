@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from comfy_api.latest import io
 
-from ..perfusion_core.settings import SLIDER_RANGES, ConceptSettings
+from ..perfusion_core.method.settings import SLIDER_RANGES, ConceptSettings
 
 CATEGORY = "Perfusion"
 

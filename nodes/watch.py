@@ -14,10 +14,10 @@ from comfy import model_management
 from comfy.utils import ProgressBar
 from PIL import Image
 
-from ..perfusion_core.bridge import default_name, save_named, saved_name
-from ..perfusion_core.concept import Concept
-from ..perfusion_core.progress import time_left
-from ..perfusion_core.selection import Validation, ValidationLook
+from ..perfusion_core.comfy.concept_folder import default_name, save_named, saved_name
+from ..perfusion_core.concept.concept import Concept
+from ..perfusion_core.learn.time_left import time_left
+from ..perfusion_core.method.validation import Validation, ValidationLook
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@
     --no-tests   only read its sources (seconds; nothing is installed)
     --tests ...  which tests to run on it (default: all tiers)
 
-It says on one page what is missing of `perfusion_core/contract.py`, which model classes no one has
+It says on one page what is missing of `perfusion_core/comfy/contract.py`, which model classes no one has
 judged, and which tests fail. Exit status 0 if there is nothing to say.
 """
 
@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from perfusion_core.contract import CONTRACT, FITS, SEEN, Part
-from perfusion_core.families import REFUSED
+from perfusion_core.comfy.contract import CONTRACT, FITS, SEEN, Part
+from perfusion_core.families.families import REFUSED
 from tools.locate import ROOT, comfy_version, is_comfy
 from tools.steps import SetupError
 
@@ -236,8 +236,11 @@ def failures(report: Path) -> Iterator[str]:
 def page(comfy: Path, tests: list[str]) -> tuple[str, bool]:
     """The page, and whether it has something to say."""
     sections = [
-        ("relied on and not found (perfusion_core/contract.py)", missing(comfy)),
-        ("model classes that no one has judged (perfusion_core/families.py)", unjudged(comfy)),
+        ("relied on and not found (perfusion_core/comfy/contract.py)", missing(comfy)),
+        (
+            "model classes that no one has judged (perfusion_core/families/families.py)",
+            unjudged(comfy),
+        ),
     ]
     if tests:
         sections.append((f"tests that fail ({' '.join(tests)})", failing(comfy, tests)))

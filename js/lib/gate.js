@@ -1,5 +1,5 @@
 // The gate: how far a prompt token turns into a concept. The same formula as in the model's edit
-// (perfusion_core/edit.py), so that what is drawn is what is sampled.
+// (perfusion_core/method/edit.py), so that what is drawn is what is sampled.
 
 /**
  * @typedef {object} Sliders

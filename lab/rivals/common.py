@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perfusion_core.batches import Batch
-from perfusion_core.bridge.prompts import Word, tokenizers_of, with_words, word_tokens
+from perfusion_core.comfy.prompts import Word, tokenizers_of, with_words, word_tokens
+from perfusion_core.method.batches import Batch
 
 from ..local_comfyui import LocalComfyUI
 from ..subjects import Subject

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from perfusion_core.bridge.models import compute_dtype
-from perfusion_core.templates import templates_for
+from perfusion_core.comfy.models import compute_dtype
+from perfusion_core.method.templates import templates_for
 
 from ..local_comfyui import LocalComfyUI
 from ..methods import Method, Pair

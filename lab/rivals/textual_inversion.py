@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from perfusion_core.batches import PictureGroup, batches
-from perfusion_core.bridge import training_backbone
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.method.batches import PictureGroup, batches
 
 from ..local_comfyui import LocalComfyUI
 from ..methods import Method, Pair

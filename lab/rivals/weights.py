@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perfusion_core.batches import PictureGroup, batches
-from perfusion_core.bridge import detect_family, training_backbone
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.templates import templates_for
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.method.batches import PictureGroup, batches
+from perfusion_core.method.templates import templates_for
 
 from ..local_comfyui import LocalComfyUI
 from ..methods import Method, Pair
@@ -203,7 +203,7 @@ def learn_changes(
 
 def _plain(backbone: Any, comfyui: LocalComfyUI, prompts: Sequence[str]) -> Tensor:
     """Encodings of prompts without a placeholder."""
-    from perfusion_core.bridge.prompts import encode
+    from perfusion_core.comfy.prompts import encode
 
     with torch.no_grad():
         return encode(comfyui.clip, prompts).context

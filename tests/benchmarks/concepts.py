@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file
 from true_models import CPU, random_concept, true_model
 
-from perfusion_core.bridge import ConceptEntry, detect_family
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.bridge.stack import StackPatch, StackTensors
-from perfusion_core.concept import Concept
-from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.comfy.stack import ConceptEntry, StackPatch, StackTensors
+from perfusion_core.concept.concept import Concept
+from perfusion_core.concept.concept_file import load_concept, save_concept
+from perfusion_core.method.settings import ConceptSettings
 
 from .measure import Result, in_turn, timed
 

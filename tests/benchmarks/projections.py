@@ -11,11 +11,11 @@ from peer import covariance, edit_module, peer_is_installed
 from torch import Tensor
 from true_models import CPU, fill, random_concept, true_model
 
-from perfusion_core.bridge.hooks import Differences, edited
-from perfusion_core.bridge.models import Layer, detect_family, layers_of
-from perfusion_core.concept import Concept
-from perfusion_core.edit import GatedEdit
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.comfy.forward_patch import Differences, edited
+from perfusion_core.comfy.models import Layer, detect_family, layers_of
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.edit import GatedEdit
+from perfusion_core.method.settings import ConceptSettings
 
 from .measure import Result, in_turn, timed
 

@@ -11,9 +11,8 @@ import comfy.model_patcher
 from true_models import META, random_concept
 
 from demo.model import UNET_CONFIG, EmojiWorld
-from perfusion_core.bridge import detect_family
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.concept_file import save_concept
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.concept.concept_file import save_concept
 from tools.client import ComfyClient
 from tools.locate import Host
 from tools.server import running_host

@@ -24,11 +24,11 @@ from demo import model as small
 from lab.rivals.common import denoising_loss
 from lab.rivals.lora import encoded, train_lora
 from lab.rivals.textual_inversion import learn_word
-from perfusion_core.batches import PictureGroup, batches
-from perfusion_core.bridge import detect_family, training_backbone
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.covariance import Covariance
-from perfusion_core.training import TrainingSettings, train
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.method.batches import PictureGroup, batches
+from perfusion_core.method.covariance import Covariance
+from perfusion_core.method.training import TrainingSettings, train
 
 from .measure import Result, in_turn
 

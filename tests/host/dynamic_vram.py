@@ -45,19 +45,16 @@ from tiny_models import (
     tiny_model,
 )
 
-from perfusion_core.batches import PictureGroup
-from perfusion_core.bridge import (
-    ConceptEntry,
-    add_concepts,
-    apply_stack,
-    attention_maps,
-    training_backbone,
-)
-from perfusion_core.bridge import weights as weights_module
-from perfusion_core.bridge.sampling import BackbonePainter
-from perfusion_core.covariance import Covariance
-from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import TrainingSettings, train
+from perfusion_core.comfy import weights as weights_module
+from perfusion_core.comfy.attention_recorder import attention_maps
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.painter import BackbonePainter
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.method.batches import PictureGroup
+from perfusion_core.method.covariance import Covariance
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.training import TrainingSettings, train
 
 SHAPE = (2, 4, 8, 8)
 FP8 = torch.float8_e4m3fn

@@ -30,7 +30,7 @@ class Scene:
     """A small model with the concepts teddy* and pot*, and prompts for it."""
 
     def __init__(self, core: Callable[[str], Any]) -> None:
-        bridge, concept = core("bridge"), core("concept").Concept
+        bridge, concept = core("bridge"), core("concept.concept").Concept
         self.bare, clip = tiny_model(), tiny_clip()
         entries = []
         for seed, (placeholder, superclass) in enumerate((("teddy*", "teddy"), ("pot*", "teapot"))):

@@ -18,7 +18,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from peer import peer_is_installed
 from tiny_models import tiny_clip, tiny_model
 
-from perfusion_core.batches import PictureGroup
+from perfusion_core.method.batches import PictureGroup
 
 FIELDS = {"name", "what", "ratio", "against", "unit", "runs", "median", "median_against"}
 

@@ -16,7 +16,7 @@ from execution import PromptQueue
 from server import PromptServer
 from tiny_models import tiny_clip
 
-from perfusion_core.concept import Concept
+from perfusion_core.concept.concept import Concept
 
 TEXT = "a photo of a teddy* on a beach"
 AT_ONCE = 0.05  # seconds; what ComfyUI may be kept waiting
@@ -24,7 +24,7 @@ AT_ONCE = 0.05  # seconds; what ComfyUI may be kept waiting
 
 @pytest.fixture
 def tokens(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.perfusion_core.bridge.tokens")
+    return importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip, tiny_model
 
-from perfusion_core.batches import TrainingError
-from perfusion_core.bridge import HostBackbone, add_concepts, prompt_lines
-from perfusion_core.concept import Concept
+from perfusion_core.comfy.backbone import HostBackbone
+from perfusion_core.comfy.pictures import prompt_lines
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.batches import TrainingError
 
 CASES = json.loads((Path(__file__).parents[1] / "placeholder_cases.json").read_text("utf-8"))
 PARTS = ["teddy*", "TEDDY*", "{}", " ", "my", "a", "é", "沙滩", ", ", "*", "_9", "\u200b"]

@@ -12,12 +12,12 @@ from comfy.sd import CLIP
 from tiny_models import CPU, patched_modules, tiny_concept
 from true_models import learned_concept, true_clip, true_model
 
-from perfusion_core.batches import TrainingError
-from perfusion_core.bridge import HostBackbone, detect_family, training_backbone
-from perfusion_core.bridge import backbone as bridge_backbone
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.concept import Concept
-from perfusion_core.edit import GatedEdit
+from perfusion_core.comfy import backbone as bridge_backbone
+from perfusion_core.comfy.backbone import HostBackbone, training_backbone
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.batches import TrainingError
+from perfusion_core.method.edit import GatedEdit
 
 Model = Any
 SHAPE = (2, 4, 8, 8)

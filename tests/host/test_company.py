@@ -33,10 +33,10 @@ from company import (
 from projections import assert_edited, assert_locked, batches, tapped
 from tiny_models import patched_modules, sample, tiny_model
 
-from perfusion_core.bridge import ConceptEntry, apply_stack
-from perfusion_core.bridge.hooks import HOOK
-from perfusion_core.concept import Concept
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.comfy.forward_patch import HOOK
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 Model = Any
 

@@ -38,10 +38,10 @@ from projections import (
 )
 from tiny_models import patched_modules
 
-from perfusion_core.bridge import ConceptEntry, apply_stack, detect_family
-from perfusion_core.bridge.models import network_layers
-from perfusion_core.concept import Concept
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.comfy.models import detect_family, network_layers
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 Model = Any
 Conditioning = Any

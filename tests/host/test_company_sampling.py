@@ -25,9 +25,9 @@ from company import TEXT, Prompts, differ, knowing, ksample, run_node
 from projections import assert_edited, assert_locked, batches, tapped
 from tiny_models import patched_modules
 
-from perfusion_core.bridge import ConceptEntry, apply_stack
-from perfusion_core.concept import Concept
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 Model = Any
 # Makes a picture of a model.

@@ -19,11 +19,11 @@ from company import TEXT, differ, encode, knowing, ksample, lora_file, run_node
 from projections import TOLERANCES, assert_edited, batches, tapped
 from tiny_models import patched_modules, sample, tiny_clip, tiny_model
 
-from perfusion_core.bridge import ConceptEntry, apply_stack, stack_of
-from perfusion_core.bridge.models import compute_dtype
-from perfusion_core.concept import Concept
-from perfusion_core.edit import GatedEdit, PreparedContext
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.comfy.models import compute_dtype
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack, stack_of
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.edit import GatedEdit, PreparedContext
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 Model = Any
 ON = ConceptSettings(0.5, 0.15)

@@ -13,15 +13,10 @@ from comfy_extras.nodes_torch_compile import TorchCompileModel
 from company import run_node
 from tiny_models import sample, tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.bridge import (
-    AttentionScope,
-    ConceptEntry,
-    add_concepts,
-    apply_stack,
-    attention_maps,
-    tune,
-)
-from perfusion_core.settings import ConceptSettings, KeyLock, LayerWeights
+from perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack, tune
+from perfusion_core.method.settings import ConceptSettings, KeyLock, LayerWeights
 
 ON = ConceptSettings(0.5, 0.15)
 # One level: compiling is what takes the time here.

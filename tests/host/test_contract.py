@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from perfusion_core.contract import CONTRACT, FITS, MOVED, OLDEST, SEEN, SINCE, Part
-from perfusion_core.families import FAMILIES, REFUSED
+from perfusion_core.comfy.contract import CONTRACT, FITS, MOVED, OLDEST, SEEN, SINCE, Part
+from perfusion_core.families.families import FAMILIES, REFUSED
 from tools import watch
 from tools.locate import find_host
 
@@ -87,7 +87,7 @@ def test_what_the_pack_takes_from_comfyui_is_written_down(repo: Path) -> None:
     }
     assert len(found) > 60
     unknown = {f"{m}.{n} ({file})" for (m, n), file in found.items() if (m, n) not in known}
-    assert not unknown, f"add to perfusion_core/contract.py: {sorted(unknown)}"
+    assert not unknown, f"add to perfusion_core/comfy/contract.py: {sorted(unknown)}"
 
 
 def test_the_versions_of_the_contract_are_those_that_were_seen() -> None:

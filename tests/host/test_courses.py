@@ -10,17 +10,11 @@ import torch
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample
 
-from perfusion_core.bridge import (
-    ConceptEntry,
-    add_concepts,
-    apply_stack,
-    extend_stack,
-    stack_of,
-    tune,
-)
-from perfusion_core.concept import Concept
-from perfusion_core.moves import LiveSliders, Moves, Sliders, parse_moves
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack, extend_stack, stack_of, tune
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.slider_schedule import LiveSliders, Moves, Sliders, parse_moves
 
 Model = Any
 ON = ConceptSettings(bias=0.3, temperature=0.2)

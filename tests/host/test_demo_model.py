@@ -10,8 +10,9 @@ import torch
 from tiny_models import sample
 
 from demo import model as small
-from perfusion_core.bridge import add_concepts, apply_stack, recommended, stack_of
-from perfusion_core.concept import Concept
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import apply_stack, recommended, stack_of
+from perfusion_core.concept.concept import Concept
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -20,9 +20,9 @@ import torch
 from dynamic_vram import CASES
 from tiny_models import tiny_clip, tiny_model
 
-from perfusion_core.batches import TrainingError
-from perfusion_core.bridge import training_backbone
-from perfusion_core.bridge.weights import trainable_weights
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.weights import trainable_weights
+from perfusion_core.method.batches import TrainingError
 
 RUNNER = Path(__file__).with_name("dynamic_vram.py")
 WAYS = ("fits", "short")
@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit_are_said_to_be_the_cause(
     if where == "load_models_gpu":
         monkeypatch.setattr(comfy.model_management, where, full)
     else:
-        monkeypatch.setattr("perfusion_core.bridge.weights._make_ordinary", full)
+        monkeypatch.setattr("perfusion_core.comfy.weights._make_ordinary", full)
     with (
         pytest.raises(TrainingError, match=r"weights of the model .* do not fit .* smaller"),
         training_backbone(model, clip, (1, 4, 8, 8)),

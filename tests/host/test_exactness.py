@@ -11,9 +11,10 @@ from comfy.sd import CLIP
 from projections import assert_edited, batches, error, reference, tapped
 from tiny_models import tiny_clip, tiny_concept, tiny_model, whitened
 
-from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack
-from perfusion_core.concept import Concept
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings
 
 Model = Any
 PROMPTS = {

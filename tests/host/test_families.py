@@ -23,26 +23,18 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from tiny_models import patched_modules, sample
 from true_models import CPU, META, UNETS, learned_concept, random_concept, true_clip, true_model
 
-from perfusion_core.bridge import (
-    HostMismatch,
-    add_concepts,
-    apply_stack,
-    detect_family,
-    layer_paths,
-    recommended,
-    stack_of,
-    thumbnail,
-    training_backbone,
-    tune,
-)
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.concept import Concept
-from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.contract import FITS, SINCE
-from perfusion_core.edit import GatedEdit
-from perfusion_core.families import FAMILIES, REFUSED
-from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import Encoded
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.contract import FITS, SINCE
+from perfusion_core.comfy.models import HostMismatch, detect_family, layers_of
+from perfusion_core.comfy.pictures import thumbnail
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import apply_stack, layer_paths, recommended, stack_of, tune
+from perfusion_core.concept.concept import Concept
+from perfusion_core.concept.concept_file import load_concept, save_concept
+from perfusion_core.families.families import FAMILIES, REFUSED
+from perfusion_core.method.edit import GatedEdit
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.training import Encoded
 from tools.locate import find_host
 
 Model = Any
@@ -342,7 +334,7 @@ def test_every_model_of_the_host_fits_or_is_refused_with_its_reason(
     reasons = [REFUSED[c.__name__].reason for c in type(base).__mro__ if c.__name__ in REFUSED]
     assert reasons, (
         f"this host has a model that no one has judged: {name} (class {type(base).__name__}). Give "
-        "it an entry in FAMILIES or in REFUSED (perfusion_core/families.py)"
+        "it an entry in FAMILIES or in REFUSED (perfusion_core/families/families.py)"
     )
     assert f"{type(base).__name__}. The reason: {reasons[0]}." in str(refused.value)
 

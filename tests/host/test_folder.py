@@ -9,8 +9,7 @@ from typing import Any
 import folder_paths
 import pytest
 
-from perfusion_core.bridge.catalogue import concept_card, concept_cards
-from perfusion_core.bridge.folder import (
+from perfusion_core.comfy.concept_folder import (
     MAX_DEPTH,
     MAX_PART,
     checked_name,
@@ -19,7 +18,8 @@ from perfusion_core.bridge.folder import (
     folder_fingerprint,
     save_named,
 )
-from perfusion_core.concept import ConceptError
+from perfusion_core.comfy.concept_index import concept_card, concept_cards
+from perfusion_core.concept.concept import ConceptError
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_file_that_is_deleted_meanwhile_hides_no_other(
 ) -> None:
     save_named(teddy, "anna", overwrite=False)
     names = ["anna.safetensors", "gone.safetensors"]
-    monkeypatch.setattr("perfusion_core.bridge.catalogue.concept_names", lambda: names)
+    monkeypatch.setattr("perfusion_core.comfy.concept_index.concept_names", lambda: names)
     first, second = concept_cards()[0]
     assert first.card is not None
     assert "gone.safetensors" in second.error

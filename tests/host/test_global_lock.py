@@ -15,11 +15,11 @@ from projections import assert_edited, assert_locked, tapped
 from tiny_models import CPU, patched_modules, tiny_concept
 from true_models import random_concept, true_clip, true_model
 
-from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack, detect_family, tune
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.bridge.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT
-from perfusion_core.concept import Concept
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.comfy.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT, add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack, tune
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 Model = Any
 GLOBAL = ConceptSettings(0.5, 0.15, key_lock=KeyLock.GLOBAL)

@@ -14,24 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import TinyVae, sample, tiny_concept, tiny_model
 
-from perfusion_core.batches import TrainingError
-from perfusion_core.bridge import (
-    HostMismatch,
-    add_concepts,
-    apply_stack,
-    bring_to_size,
-    look_like_backgrounds,
-    mask_models,
-    read_pictures,
-    recommended,
-    score_models,
-    tune,
-    zero_shot_masks,
-)
-from perfusion_core.bridge import broken_numbers as broken
-from perfusion_core.bridge.backbone import refuse_known_word
-from perfusion_core.bridge.stack import KEY
+from perfusion_core.comfy import broken_numbers as broken
+from perfusion_core.comfy.backbone import refuse_known_word
+from perfusion_core.comfy.masks import mask_models, zero_shot_masks
+from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.pictures import bring_to_size, look_like_backgrounds, read_pictures
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.scores import score_models
+from perfusion_core.comfy.stack import KEY, apply_stack, recommended, tune
 from perfusion_core.limits import MAX_VALIDATION
+from perfusion_core.method.batches import TrainingError
 
 EXAMPLES = int(os.environ.get("PERFUSION_FUZZ", "150"))
 NAN, INF = float("nan"), float("inf")

@@ -33,7 +33,7 @@ def clip() -> Any:
 @pytest.fixture(scope="module")
 def entries(core: Callable[[str], Any], bridge: Any, model: Any, clip: Any) -> list[Any]:
     """Two concepts of the pack's own classes, of random values."""
-    concept = core("concept").Concept
+    concept = core("concept.concept").Concept
     made = []
     for seed, (placeholder, superclass) in enumerate((("teddy*", "teddy"), ("pot*", "teapot"))):
         plain = tiny_concept(model, clip, placeholder, superclass, seed=seed + 2)

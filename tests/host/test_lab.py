@@ -32,12 +32,12 @@ from lab.rivals.common import denoising_loss, load, trigger
 from lab.rivals.textual_inversion import superclass_word
 from lab.subjects import Subject, folder_subject, world_subject
 from lab.world.pictures import BACKGROUNDS
-from perfusion_core.batches import batches
-from perfusion_core.bridge import training_backbone
-from perfusion_core.concept_file import load_concept
-from perfusion_core.edit import GatedEdit, add_values
-from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import TrainingSettings
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.concept.concept_file import load_concept
+from perfusion_core.method.batches import batches
+from perfusion_core.method.edit import GatedEdit, add_values
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.training import TrainingSettings
 from tools.workflows import load_api
 
 RIVALS, BATCHING = "lab.rivals", ("textual_inversion", "weights")
@@ -318,7 +318,7 @@ def test_every_method_sees_the_same_captions(
             seen.extend(prompt.replace(word, "{}") for prompt in batch.prompts)
             yield batch
 
-    for module in ("perfusion_core.training", *(f"{RIVALS}.{n}" for n in BATCHING)):
+    for module in ("perfusion_core.method.training", *(f"{RIVALS}.{n}" for n in BATCHING)):
         monkeypatch.setattr(f"{module}.batches", spied)
     for method in (Perfusion(3), Substituted(3), TextualInversion(3), KeysAndValues(3)):
         seen.clear()

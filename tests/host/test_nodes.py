@@ -563,7 +563,7 @@ def test_without_captions_a_covariance_is_made_from_those_of_the_models_family(
 ) -> None:
     built_in = call(nodes["PerfusionCovariance"], clip=[clip]).args[0]
     assert built_in.family == "emoji"
-    captions = "\n".join(core("families").FAMILIES["emoji"].captions())
+    captions = "\n".join(core("families.families").FAMILIES["emoji"].captions())
     assert call(nodes["PerfusionCovariance"], clip=[clip], captions=[captions]).args[0] is built_in
 
 
@@ -598,7 +598,7 @@ def test_a_covariance_of_another_family_is_refused_before_anything_runs(
         def encode(self, pictures: torch.Tensor) -> torch.Tensor:
             raise AssertionError("encoded already")
 
-    other = core("covariance").Covariance(torch.eye(768), 1000, "sd1")
+    other = core("method.covariance").Covariance(torch.eye(768), 1000, "sd1")
     with pytest.raises(ValueError, match=r"of Stable Diffusion 1\.x's text encoder, but the model"):
         train(nodes, model, clip, covariance=other, vae=Untouched())
 

@@ -22,7 +22,7 @@ from page import node, training, uploaded
 from test_validation import train
 from tiny_models import TinyVae, patched_modules, tiny_clip, tiny_model
 
-from perfusion_core.concept_file import load_concept
+from perfusion_core.concept.concept_file import load_concept
 from tools.client import ComfyClient, GraphInterrupted
 from tools.server import RunningHost
 
@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def few_steps(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Painting in few steps."""
-    monkeypatch.setattr(core("bridge.sampling"), "STEPS", 2)
+    monkeypatch.setattr(core("comfy.painter"), "STEPS", 2)
 
 
 def learned(result: Any) -> tuple[int, str]:

@@ -15,22 +15,13 @@ from comfy.sd import CLIP
 from projections import reference
 from tiny_models import CPU, patched_modules, sample, tiny_concept, tiny_model
 
-from perfusion_core.bridge import (
-    ConceptEntry,
-    HostMismatch,
-    add_concepts,
-    apply_stack,
-    detect_family,
-    extend_stack,
-    stack_of,
-    tune,
-)
-from perfusion_core.bridge.hooks import Differences, edited
-from perfusion_core.bridge.models import layers_of
-from perfusion_core.bridge.stack import KEY
-from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.edit import GatedEdit
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.comfy.forward_patch import Differences, edited
+from perfusion_core.comfy.models import HostMismatch, detect_family, layers_of
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import KEY, ConceptEntry, apply_stack, extend_stack, stack_of, tune
+from perfusion_core.concept.concept import Concept, ConceptError
+from perfusion_core.method.edit import GatedEdit
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 Model = Any
 ON = ConceptSettings(bias=0.6, temperature=0.15)

@@ -12,9 +12,9 @@ import torch
 from peer import WHY_NOT, covariance, edit_module, peer_is_installed
 from torch import Tensor
 
-from perfusion_core.covariance import Covariance
-from perfusion_core.edit import GatedEdit, add_values
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.method.covariance import Covariance
+from perfusion_core.method.edit import GatedEdit, add_values
+from perfusion_core.method.settings import ConceptSettings
 
 pytestmark = pytest.mark.skipif(not peer_is_installed(), reason=WHY_NOT)
 

@@ -11,7 +11,7 @@ import pytest
 from page import PROMPT, Graph, loader, node, sampling, training, uploaded
 from PIL import Image
 
-from perfusion_core.concept_file import load_concept
+from perfusion_core.concept.concept_file import load_concept
 from tools.client import ComfyClient, GraphFailed, GraphInterrupted, GraphRejected
 from tools.server import RunningHost
 from tools.websocket import WebSocket

@@ -15,12 +15,13 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_model
 
-from perfusion_core.bridge import ConceptEntry, add_concepts, apply_stack
-from perfusion_core.bridge import stack as stack_module
-from perfusion_core.bridge.models import detect_family, layers_of, network_layers
-from perfusion_core.concept import Concept
-from perfusion_core.moves import Moves, Sliders
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.comfy import stack as stack_module
+from perfusion_core.comfy.models import detect_family, layers_of, network_layers
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.slider_schedule import Moves, Sliders
 
 Model = Any
 GPUS = 4  # as many threads, each with its own copy of the model

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.bridge import HostMismatch, add_concepts, token_gates
-from perfusion_core.bridge.stack import ConceptEntry
-from perfusion_core.bridge.tokenizers import vectors_of
-from perfusion_core.bridge.vectors import KnownVectors, Word
-from perfusion_core.concept import Concept
-from perfusion_core.settings import KeyLock
+from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import ConceptEntry
+from perfusion_core.comfy.token_gates import token_gates
+from perfusion_core.comfy.tokenizers import vectors_of
+from perfusion_core.comfy.vectors import KnownVectors, Word
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.settings import KeyLock
 
 TEXT = "a photo of a teddy* on a beach"
 

@@ -13,21 +13,16 @@ from comfy.model_base import ModelType
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.batches import PictureGroup, TrainingError
-from perfusion_core.bridge import (
-    ConceptEntry,
-    HostBackbone,
-    HostMismatch,
-    add_concepts,
-    apply_stack,
-    training_backbone,
-)
-from perfusion_core.bridge.prompts import encode
-from perfusion_core.concept import Concept
-from perfusion_core.covariance import Covariance
-from perfusion_core.edit import GatedEdit
-from perfusion_core.settings import ConceptSettings
-from perfusion_core.training import TrainingResult, TrainingSettings, train
+from perfusion_core.comfy.backbone import HostBackbone, training_backbone
+from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.prompts import add_concepts, encode
+from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.concept.concept import Concept
+from perfusion_core.method.batches import PictureGroup, TrainingError
+from perfusion_core.method.covariance import Covariance
+from perfusion_core.method.edit import GatedEdit
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.training import TrainingResult, TrainingSettings, train
 
 SHAPE = (2, 4, 8, 8)
 Model = Any
@@ -349,7 +344,7 @@ def test_the_gradient_through_the_text_encoder_is_right(model: Model, clip: CLIP
 
 
 def with_vectors(clip: CLIP, vectors: torch.Tensor) -> CLIP:
-    from perfusion_core.bridge.prompts import Word, with_words
+    from perfusion_core.comfy.prompts import Word, with_words
 
     return with_words(clip, {"clip_l": [Word("teddy*", vectors)]})
 

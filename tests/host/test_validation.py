@@ -50,7 +50,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: Node) -> Itera
 @pytest.fixture
 def few_steps(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Painting in few steps: what is looked at here is not the pictures."""
-    monkeypatch.setattr(core("bridge.sampling"), "STEPS", 2)
+    monkeypatch.setattr(core("comfy.painter"), "STEPS", 2)
 
 
 def small_clip(folder: Path, seed: int = 0) -> None:
@@ -143,13 +143,13 @@ def test_the_validation_prompt_is_what_the_user_wrote(
     node: Node, model: Any, clip: Any, few_steps: None, core: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    encoded = core("bridge.sampling")._encoded
+    encoded = core("comfy.painter")._encoded
 
     def noted(clip: Any, text: str) -> Any:
         asked.append(text)
         return encoded(clip, text)
 
-    monkeypatch.setattr(core("bridge.sampling"), "_encoded", noted)
+    monkeypatch.setattr(core("comfy.painter"), "_encoded", noted)
     train(node, model, clip, preview_every=4, validation="a {} on ice\n\na teddy* on fire")
     assert asked == ["", "a teddy* on ice"]
     with pytest.raises(ValueError, match='validation prompt "a sea" must name the concept once'):
@@ -202,7 +202,7 @@ def test_the_scores_tell_pictures_and_texts_apart(models: Path, core: Any) -> No
 def test_a_scorer_of_its_own_finds_the_step_it_prefers(
     model: Any, clip: Any, few_steps: None, core: Any
 ) -> None:
-    training, selection, bridge = core("training"), core("selection"), core("bridge")
+    training, selection, bridge = core("method.training"), core("method.validation"), core("bridge")
 
     class Scorer:
         name = "counting"
@@ -223,10 +223,10 @@ def test_a_scorer_of_its_own_finds_the_step_it_prefers(
 
         training.train(
             backbone,
-            [core("batches").PictureGroup(latents)],
+            [core("method.batches").PictureGroup(latents)],
             placeholder="teddy*",
             superclass="teddy",
-            covariance=core("covariance").Covariance(torch.eye(192), 1000, "emoji"),
+            covariance=core("method.covariance").Covariance(torch.eye(192), 1000, "emoji"),
             settings=training.TrainingSettings(steps=4, batch_size=2),
             on_step=on_step,
         )

@@ -14,9 +14,9 @@ import comfy.supported_models_base
 import nodes
 import torch
 
-from perfusion_core.bridge.models import detect_family, layers_of
-from perfusion_core.bridge.prompts import Word, encode, with_words
-from perfusion_core.concept import Concept
+from perfusion_core.comfy.models import detect_family, layers_of
+from perfusion_core.comfy.prompts import Word, encode, with_words
+from perfusion_core.concept.concept import Concept
 
 CPU = torch.device("cpu")
 

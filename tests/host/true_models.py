@@ -16,12 +16,13 @@ import comfy.supported_models
 import torch
 from tiny_models import loaded_again_by
 
-from perfusion_core.batches import PictureGroup
-from perfusion_core.bridge import detect_family, training_backbone
-from perfusion_core.concept import Concept
-from perfusion_core.covariance import Covariance
-from perfusion_core.families import Family
-from perfusion_core.training import TrainingSettings, train
+from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.models import detect_family
+from perfusion_core.concept.concept import Concept
+from perfusion_core.families.families import Family
+from perfusion_core.method.batches import PictureGroup
+from perfusion_core.method.covariance import Covariance
+from perfusion_core.method.training import TrainingSettings, train
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

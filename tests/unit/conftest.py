@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from perfusion_core.concept import Concept
-from perfusion_core.families import FAMILIES
+from perfusion_core.concept.concept import Concept
+from perfusion_core.families.families import FAMILIES
 
 
 @pytest.fixture(autouse=True, scope="session")

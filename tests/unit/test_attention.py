@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perfusion_core import attention
-from perfusion_core.attention import (
+from perfusion_core.method import attention
+from perfusion_core.method.attention import (
     AttentionMaps,
     AttentionSums,
     layer_size,

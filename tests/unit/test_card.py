@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from perfusion_core.card import card, describe
-from perfusion_core.concept import Concept
+from perfusion_core.concept.card import card, describe
+from perfusion_core.concept.concept import Concept
 
 MakeConcept = Callable[..., Concept]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from perfusion_core.checkpoint_file import family_of_checkpoint
+from perfusion_core.families.checkpoint_file import family_of_checkpoint
 
 UNET = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0"
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from perfusion_core.concept import Concept, ConceptError, check_fits, check_words
-from perfusion_core.families import FAMILIES, in_order
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.concept.concept import Concept, ConceptError, check_fits, check_words
+from perfusion_core.families.families import FAMILIES, in_order
+from perfusion_core.method.settings import ConceptSettings
 
 MakeConcept = Callable[..., Concept]
 

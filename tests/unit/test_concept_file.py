@@ -13,8 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.concept_file import load_concept, read_card, read_preview, save_concept
+from perfusion_core.concept.concept import Concept, ConceptError
+from perfusion_core.concept.concept_file import load_concept, read_card, read_preview, save_concept
 
 MakeConcept = Callable[..., Concept]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from perfusion_core.concept import Concept
-from perfusion_core.contact_sheet import contact_sheet
-from perfusion_core.selection import Score, ValidationLook
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.concept.concept import Concept
+from perfusion_core.draw.contact_sheet import contact_sheet
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.validation import Score, ValidationLook
 
 
 def test_a_contact_sheet_has_a_row_a_look_and_marks_the_selected(

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from perfusion_core.captions import COUNT, ordinary_captions
-from perfusion_core.covariance import (
+from perfusion_core.families.captions import COUNT, ordinary_captions
+from perfusion_core.families.families import FAMILIES, Family
+from perfusion_core.method.covariance import (
     Covariance,
     CovarianceError,
     cache_key,
     estimate,
     from_tokens,
 )
-from perfusion_core.families import FAMILIES, Family
-from perfusion_core.templates import templates_for
+from perfusion_core.method.templates import templates_for
 
 D = 24
 

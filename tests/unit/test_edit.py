@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perfusion_core.edit import (
+from perfusion_core.method.edit import (
     PARALLEL_CUTOFF,
     GatedEdit,
     LockedPrompt,
     add_values,
     mixing_matrix,
 )
-from perfusion_core.settings import ConceptSettings, KeyLock
+from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 D, OUT = 48, 20
 seeds = st.integers(0, 2**31 - 1)

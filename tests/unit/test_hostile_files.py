@@ -22,10 +22,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from perfusion_core.card import preview_kind
-from perfusion_core.checkpoint_file import family_of_checkpoint
-from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.concept_file import (
+from perfusion_core.concept.card import preview_kind
+from perfusion_core.concept.concept import Concept, ConceptError
+from perfusion_core.concept.concept_file import (
     MAX_FILE,
     MAX_LAYERS,
     load_concept,
@@ -34,7 +33,8 @@ from perfusion_core.concept_file import (
     save_concept,
     save_new_concept,
 )
-from perfusion_core.safetensors_file import serialized
+from perfusion_core.concept.safetensors_file import serialized
+from perfusion_core.families.checkpoint_file import family_of_checkpoint
 
 MakeConcept = Callable[..., Concept]
 

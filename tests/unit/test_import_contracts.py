@@ -33,13 +33,13 @@ def test_this_checkout_keeps_its_contracts(repo: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("perfusion_core/edit.py", "from ..lab import judge"),
+        ("perfusion_core/method/edit.py", "from ..lab import judge"),
         ("nodes/demo_model.py", "from lab.judge import Judge"),
         ("demo/model.py", "from tools.locate import ROOT"),
         ("nodes/demo_model.py", "from demo.examples import names"),
-        ("perfusion_core/edit.py", "from ..nodes import types"),
-        ("perfusion_core/edit.py", "import comfy.ops"),
-        ("perfusion_core/training.py", "def late():\n    from comfy_execution import graph"),
+        ("perfusion_core/method/edit.py", "from ..nodes import types"),
+        ("perfusion_core/method/edit.py", "import comfy.ops"),
+        ("perfusion_core/method/training.py", "def late():\n    from comfy_execution import graph"),
     ],
 )
 def test_a_forbidden_import_is_found_and_named(copy: Path, file: str, line: str) -> None:

@@ -14,9 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.concept_file import load_concept, read_card, save_concept, save_new_concept
-from perfusion_core.gates import TokenGates
+from perfusion_core.concept.concept import Concept, ConceptError
+from perfusion_core.concept.concept_file import (
+    load_concept,
+    read_card,
+    save_concept,
+    save_new_concept,
+)
+from perfusion_core.draw.plots import labelled_grid
+from perfusion_core.draw.token_gates import TokenGates
 from perfusion_core.limits import (
     MAX_BARS,
     MAX_ENTRY,
@@ -26,9 +32,8 @@ from perfusion_core.limits import (
     MAX_LAYERS,
     MAX_TABLED,
 )
-from perfusion_core.moves import Sliders, parse_moves
-from perfusion_core.plots import labelled_grid
-from perfusion_core.settings import ConceptSettings, parse_layer_weights
+from perfusion_core.method.settings import ConceptSettings, parse_layer_weights
+from perfusion_core.method.slider_schedule import Sliders, parse_moves
 
 MakeConcept = Callable[..., Concept]
 SLIDERS = Sliders(0.6, 0.15, 1.0)

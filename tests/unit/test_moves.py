@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfusion_core.moves import LiveSliders, Moves, Sliders, checked_sliders, parse_moves
-from perfusion_core.settings import ConceptSettings
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.slider_schedule import (
+    LiveSliders,
+    Moves,
+    Sliders,
+    checked_sliders,
+    parse_moves,
+)
 
 A, B, C = Sliders(0.6, 0.15, 1.0), Sliders(0.5, 0.2, 0.8), Sliders(0.1, 0.3, 0.0)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from perfusion_core.contract import OLDEST
+from perfusion_core.comfy.contract import OLDEST
 
 # As ComfyUI loads a custom node, in a process that has a ComfyUI of that version and nothing else.
 _LOAD = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perfusion_core.origin import is_foreign
+from perfusion_core.page.origin import is_foreign
 
 HOST = {"Host": "127.0.0.1:8188"}
 

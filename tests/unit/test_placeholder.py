@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfusion_core.concept import ConceptError, check_readable_words, check_words
-from perfusion_core.placeholder import UNSPACED, Finder, fold, mentions, same_word
+from perfusion_core.concept.concept import ConceptError, check_readable_words, check_words
+from perfusion_core.concept.placeholder import UNSPACED, Finder, fold, mentions, same_word
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = json.loads((ROOT / "tests/placeholder_cases.json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from perfusion_core.plots import labelled_grid, loss_plot, running_mean
+from perfusion_core.draw.plots import labelled_grid, loss_plot, running_mean
 
 
 def blue(picture: torch.Tensor) -> torch.Tensor:

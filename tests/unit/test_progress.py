@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perfusion_core.progress import time_left
+from perfusion_core.learn.time_left import time_left
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from perfusion_core.concept import Concept
-from perfusion_core.concept_file import load_concept, save_concept
+from perfusion_core.concept.concept import Concept
+from perfusion_core.concept.concept_file import load_concept, save_concept
 
 PROCESSES, EACH = 3, 15
 

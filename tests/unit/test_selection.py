@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from perfusion_core.concept import Concept
-from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.selection import BIASES, MAX_LOOKS, TEMPERATURES, Score, Validation
-from perfusion_core.settings import ConceptSettings
-from perfusion_core.templates import validation_prompts
+from perfusion_core.concept.concept import Concept
+from perfusion_core.concept.concept_file import load_concept, save_concept
+from perfusion_core.method.settings import ConceptSettings
+from perfusion_core.method.templates import validation_prompts
+from perfusion_core.method.validation import BIASES, MAX_LOOKS, TEMPERATURES, Score, Validation
 
 MakeConcept = Callable[..., Concept]
 PROMPTS = ("a {} on a beach", "a {} in the snow")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from perfusion_core.sizes import at_most, bucket, cut_off, fit, whole_cells
+from perfusion_core.method.sizes import at_most, bucket, cut_off, fit, whole_cells
 
 
 @pytest.mark.parametrize(

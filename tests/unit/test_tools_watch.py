@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perfusion_core.contract import Part
+from perfusion_core.comfy.contract import Part
 from tools import watch
 
 MANAGEMENT = """
@@ -125,7 +125,7 @@ def test_the_page_says_all_of_it_and_the_exit_status_whether_there_is_any(
     text = capsys.readouterr().out
     assert text.startswith(f"ComfyUI 0.40.0 at {comfy} (not among 0.3.52, ")
     assert "comfy.model_patcher.ModelPatcher is gone" in text
-    assert "model classes that no one has judged (perfusion_core/families.py): 2" in text
+    assert "model classes that no one has judged (perfusion_core/families/families.py): 2" in text
     assert "tests that fail" not in text
 
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from perfusion_core.batches import PictureGroup, TrainingError, batches, mask_weights
-from perfusion_core.concept import Concept, ConceptError
-from perfusion_core.concept_file import load_concept, save_concept
-from perfusion_core.covariance import Covariance, estimate
-from perfusion_core.edit import GatedEdit, add_values
-from perfusion_core.families import FAMILIES
-from perfusion_core.templates import templates_for
-from perfusion_core.training import (
+from perfusion_core.concept.concept import Concept, ConceptError
+from perfusion_core.concept.concept_file import load_concept, save_concept
+from perfusion_core.families.families import FAMILIES
+from perfusion_core.method.batches import PictureGroup, TrainingError, batches, mask_weights
+from perfusion_core.method.covariance import Covariance, estimate
+from perfusion_core.method.edit import GatedEdit, add_values
+from perfusion_core.method.templates import templates_for
+from perfusion_core.method.training import (
     KEY_MODES,
     Encoded,
     TrainingResult,

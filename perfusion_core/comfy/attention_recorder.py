@@ -1,0 +1,254 @@
+"""Where concepts' words attend in a finished picture, watched in a few passes of the model over it.
+
+After sampling and not during it: noise of some steps is put on the finished latents again, and the
+model looks at them with the prompt. So the sampler runs exactly as without a map, a cached picture
+is looked at again without sampling, and the map is of the very latents that are connected, however
+they were made. Queries and keys are read where the layers' own projections give them, behind
+whatever changes them; attention itself is left to the host and to other packs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..families.families import Family
+from ..method.attention import AttentionMaps, AttentionSums, own_words, word_attention
+from ..method.edit import GatedEdit
+from .models import HostMismatch, attention_modules, detect_family
+from .stack import edit_of, stack_of
+
+logger = logging.getLogger(__name__)
+
+KEY = "perfusion_attention"
+
+# Which noise does not matter much; that it is always the same does.
+SEED = 0
+
+
+@dataclass(frozen=True)
+class AttentionScope:
+    """What of the model an attention map is of.
+
+    Attributes:
+        steps: at how many amounts of noise, evenly spaced from start to end.
+        start, end: the part of the sampling schedule, as fractions of ComfyUI's percent.
+        group: "down", "middle" or "up": the layers of that part of the network; "" for all.
+    """
+
+    steps: int = 8
+    start: float = 0.0
+    end: float = 1.0
+    group: str = ""
+
+    def percents(self) -> list[float]:
+        """Raises HostMismatch when the end is before the start."""
+        if not self.start <= self.end:
+            raise HostMismatch(
+                f"The attention map would start at {self.start:g} of the sampling and end before, "
+                f"at {self.end:g}: set the start below the end."
+            )
+        part = (self.end - self.start) / self.steps
+        # The host's schedule ends outside 0 and 1.
+        return [min(max(self.start + part * (n + 0.5), 1e-5), 1 - 1e-5) for n in range(self.steps)]
+
+
+def attention_maps(
+    model: Any,
+    positive: Any,
+    latent: Mapping[str, Any],
+    scope: AttentionScope = AttentionScope(),
+    on_step: Callable[[int, int], None] | None = None,
+) -> AttentionMaps:
+    """Where the words of the concepts on a host's MODEL attend.
+
+    Args:
+        positive: the host's CONDITIONING. Prompts for a part of the picture are not looked at.
+        latent: the host's LATENT of the finished pictures.
+        on_step: told of (steps done, in all); may raise to stop.
+
+    Raises HostMismatch when the model has no concepts, or no prompt is for the whole picture.
+    """
+    from comfy import sample
+    from comfy.patcher_extension import WrappersMP
+
+    stack = stack_of(model)
+    if not stack:
+        raise HostMismatch(
+            "This model carries no Perfusion concept whose attention could be shown. Connect the "
+            "model that the sampler had: the output of a Perfusion Concept Loader, Perfusion Apply "
+            "Concepts or Perfusion Tune."
+        )
+    family = detect_family(model)
+    latents = sample.fix_empty_latent_channels(model, latent["samples"])
+    sums = AttentionSums(len(latents), len(stack), *latents.shape[-2:])
+    watch = Watch(family, scope.group, edit_of(stack), sums)
+    clone = model.clone()
+    clone.remove_additional_models("multigpu")  # what is added up lies on one GPU
+    # Last, so that its hooks lie around those of the edit: they see the prompt as it comes, and the
+    # keys as they go.
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, watch)
+    noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
+    _look_at(clone, positive, latents, noise, scope.percents(), on_step)
+    if not watch.layers:
+        raise HostMismatch(
+            "No prompt is for the whole picture in this part of the sampling, so there is nothing "
+            "to map: connect the conditioning from before it is set to an area, or look at another "
+            "part."
+        )
+    if watch.left_out:
+        logger.warning(
+            "Perfusion: prompts for a part of the picture are not in the attention map, because "
+            "the model sees that part alone; the map is of the prompts for the whole picture."
+        )
+    return sums.maps([entry.concept.placeholder for entry in stack])
+
+
+def _look_at(
+    model: Any,
+    positive: Any,
+    latents: Tensor,
+    noise: Tensor,
+    percents: list[float],
+    on_step: Callable[[int, int], None] | None,
+) -> None:
+    """A pass of a host's MODEL over noised latents at each of `percents`, as its sampling does it.
+
+    So the host loads the model and readies prompts, hooks and ControlNets as ever.
+    """
+    from comfy import samplers
+
+    class Passes(samplers.Sampler):  # type: ignore[misc]
+        """Instead of sampling."""
+
+        def sample(
+            self,
+            guider: Any,
+            sigmas: Tensor,
+            extra_args: dict[str, Any],
+            callback: Any,
+            noise: Tensor,
+            latent_image: Tensor,
+            *_: Any,
+        ) -> Tensor:
+            sampling = guider.inner_model.model_sampling
+            for number, sigma in enumerate(sigmas, start=1):
+                noisy = sampling.noise_scaling(sigma, noise, latent_image)
+                guider(noisy, sigma.expand(len(noisy)), **extra_args)
+                if on_step is not None:
+                    on_step(number, len(sigmas))
+            return latent_image
+
+    class Prompt(samplers.CFGGuider):  # type: ignore[misc]
+        """The prompt alone: neither the negative one nor what other packs add to guidance."""
+
+        def predict_noise(
+            self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
+        ) -> Any:
+            conds = [self.conds["positive"]]
+            return samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)[0]
+
+    sampling = model.get_model_object("model_sampling")
+    sigmas = torch.tensor([float(sampling.percent_to_sigma(p)) for p in percents])
+    guider = Prompt(model)
+    guider.inner_set_conds({"positive": positive})
+    with _uncompiled():
+        guider.sample(noise, latents, Passes(), sigmas, disable_pbar=True, seed=SEED)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What other nodes have compiled runs as it was: the hooks of a few passes are not worth it."""
+    stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    return stance("force_eager") if stance is not None else nullcontext()
+
+
+class Watch:
+    """Adds up the attention of each pass: a wrapper around the host's `apply_model`.
+
+    Args:
+        group: of the layers to look at; "" for all. See `Family.group`.
+
+    Attributes:
+        layers: how many were looked at so far, each pass's again.
+        left_out: how many passes were not, being over a part of the picture.
+    """
+
+    def __init__(self, family: Family, group: str, edit: GatedEdit, sums: AttentionSums) -> None:
+        self.layers = self.left_out = 0
+        self._family = family
+        self._group = group
+        self._edit = edit
+        self._sums = sums
+        self._words: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # A prompt for an area comes with that part of the latents alone; where it is, is not said.
+        if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
+            self.left_out += 1
+            return executor(x, *args, **kwargs)
+        # Of the network that this pass comes to: the host runs some prompts on a copy of the model.
+        modules = attention_modules(executor.class_obj.diffusion_model, self._family)
+        if self._group:
+            in_group = self._family.group
+            modules = {p: m for p, m in modules.items() if in_group(p) == self._group}
+        with watched(modules, self._add):
+            return executor(x, *args, **kwargs)
+
+    def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
+        self.layers += 1
+        # The layers of a pass share their context.
+        if self._words is None or self._words[0] is not context:
+            self._words = (context, own_words(self._edit.similarity(context)))
+        words = self._words[1]
+        self._sums.add(word_attention(queries, keys, heads, words), words)
+
+
+@contextmanager
+def watched(
+    modules: Mapping[str, Any], see: Callable[[Tensor, Tensor, Tensor, int], None]
+) -> Iterator[None]:
+    """Within this context `see` is told of each layer's attention; afterwards all is as before.
+
+    Args:
+        modules: the host's cross-attention modules.
+        see: takes queries [R, Q, heads x width], keys [R, T, heads x width], the context [R, T, d]
+            that came to the key projection, and the number of heads.
+    """
+    before: list[tuple[Any, Any]] = []
+    try:
+        for module in modules.values():
+            asked: list[Tensor] = []
+            for projection, hook in (
+                (module.to_q, partial(_seen_queries, module.to_q.forward, asked)),
+                (module.to_k, partial(_seen_keys, module.to_k.forward, asked, module.heads, see)),
+            ):
+                before.append((projection, vars(projection).get("forward")))
+                vars(projection)["forward"] = hook
+        yield
+    finally:
+        for projection, forward in reversed(before):
+            del vars(projection)["forward"]
+            if forward is not None:
+                vars(projection)["forward"] = forward
+
+
+def _seen_queries(original: Any, asked: list[Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    queries = original(x, *args, **kwargs)
+    asked.append(queries)
+    return queries
+
+
+def _seen_keys(
+    original: Any, asked: list[Tensor], heads: int, see: Any, context: Tensor, *args: Any, **kw: Any
+) -> Any:
+    keys = original(context, *args, **kw)
+    if asked:
+        see(asked.pop(), keys, context, heads)
+    return keys

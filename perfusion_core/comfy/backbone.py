@@ -1,0 +1,420 @@
+"""Training on the host's models: the `Backbone` that the training loop asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..concept.placeholder import not_mentioned, same_word
+from ..families.families import FAMILIES
+from ..method.batches import TrainingError
+from ..method.edit import GatedEdit
+from ..method.training import Encoded
+from .checkpointing import checkpointed
+from .encoding import encode
+from .forward_patch import Differences, edited
+from .memory import out_of_memory
+from .models import HostMismatch, compute_dtype, detect_family, layers_of
+from .prompts import with_words, word_tokens
+from .stack import stack_of
+from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
+from .vectors import Word
+from .weights import is_dynamic, no_room, trainable_weights
+
+# What autograd keeps of a forward pass until backward, in bytes for each cell of the latents and
+# each byte of the dtype: counted on the true networks of SD 1.5 (512 px: 89,900) and SDXL (1024 px:
+# 156,500), their attention in one kernel. Where the host's attention keeps its probabilities, it is
+# two to three times as much.
+KEPT = {"sd1": 90_000, "sd2": 90_000}
+KEPT_AT_MOST = 157_000
+PROBABILITIES = 3
+# The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
+# encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
+KEPT_OF_TEXT = 80
+
+# More than any device has: the host then takes off it whatever else is there, the VAE among it.
+EVERYTHING = 1e20
+
+CHECKPOINTING = ("auto", "on", "off")
+
+
+class HostBackbone:
+    """A host's MODEL and CLIP, ready to train on; made by `training_backbone`.
+
+    Args:
+        batch: shape [B, C, H, W] of one batch of latents.
+        checkpointing: of `CHECKPOINTING`.
+    """
+
+    def __init__(self, model: Any, clip: Any, batch: Sequence[int], checkpointing: str) -> None:
+        self._model = model
+        self._clip = clip
+        self._family = detect_family(model)
+        self._layers = layers_of(model, self._family)
+        self._base = model.model
+        self._batch = tuple(batch)
+        self._wanted = checkpointing
+        self._ready = ExitStack()
+        self._schedule: Any = None
+        self.checkpointing = False
+        # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
+        self._pooled = bool(getattr(self._base, "adm_channels", 0))
+
+    def resume(self) -> None:
+        """Both on the device, all else off it, and weights that autograd can work with.
+
+        Raises TrainingError when the weights do not fit into the device's memory.
+        """
+        from comfy import model_management
+
+        try:
+            self._load()
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            raise TrainingError(no_room([self._model, self._clip.patcher])) from error
+        # A copy on the CPU: reading a number from the device waits for it, and every step reads one
+        # for each picture.
+        self._schedule = deepcopy(self._base.model_sampling).cpu()
+        if self._wanted == "auto":
+            self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
+        else:
+            self.checkpointing = self._wanted == "on"
+
+    def _load(self) -> None:
+        from comfy import model_management
+
+        patchers = [self._model, self._clip.patcher]
+        if any(map(is_dynamic, patchers)):
+            # Loading a dynamic model takes no other off the device.
+            model_management.free_memory(EVERYTHING, self.device)
+        model_management.load_models_gpu(patchers, memory_required=EVERYTHING, force_full_load=True)
+        self._ready.enter_context(trainable_weights(self._model))
+        self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
+
+    def release(self) -> None:
+        """Both with their own weights again."""
+        self._ready.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[tuple[Any, Any]]:
+        """The MODEL and the CLIP for the host's own use meanwhile, such as sampling a picture."""
+        self.release()
+        try:
+            with torch.inference_mode():
+                yield self._model, self._clip
+        finally:
+            self.resume()
+
+    def _kept(self) -> float:
+        """Bytes that autograd keeps of a batch's forward pass without checkpointing the UNet."""
+        from comfy import model_management
+
+        size = compute_dtype(self._base).itemsize
+        cells = self._batch[0] * math.prod(self._batch[2:])
+        kept = size * cells * KEPT.get(self.family, KEPT_AT_MOST)
+        one_kernel = (
+            model_management.xformers_enabled()
+            or model_management.pytorch_attention_flash_attention()
+        )
+        if not one_kernel:
+            kept *= PROBABILITIES
+        if self._base.get_dtype() != compute_dtype(self._base):
+            # Every layer's weights in the other dtype.
+            kept += size * sum(p.numel() for p in self._base.diffusion_model.parameters())
+        return kept + self._batch[0] * self._kept_of_a_prompt()
+
+    def _kept_of_a_prompt(self) -> int:
+        encoders = {n: getattr(self._clip.cond_stage_model, n) for n in tokenizers_of(self._clip)}
+        widths = encoder_widths(self._clip)
+        numbers = sum(e.num_layers * e.max_length * widths[n] for n, e in encoders.items())
+        return int(KEPT_OF_TEXT * numbers)
+
+    @property
+    def family(self) -> str:
+        return self._family.id
+
+    @property
+    def layers(self) -> Mapping[str, int]:
+        return {path: layer.out for path, layer in self._layers.items()}
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._model.load_device)
+
+    @property
+    def underflows(self) -> bool:
+        return compute_dtype(self._base) == torch.float16
+
+    def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
+        """See `Backbone`. Raises HostMismatch for a word without tokens."""
+        found = {}
+        for name, tokenizer in tokenizers_of(self._clip).items():
+            tokens = word_tokens(tokenizer, word)
+            table = getattr(self._clip.cond_stage_model, name).transformer.get_input_embeddings()
+            ids = torch.tensor(tokens, device=table.weight.device)
+            with torch.no_grad():
+                found[name] = table(ids, out_dtype=torch.float32).detach().clone()
+        return found
+
+    def encode(
+        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+    ) -> Encoded:
+        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
+        clip = with_words(self._clip, words)
+        distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
+        with torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged):
+            encoding = encode(clip, distinct, pooled=self._pooled)
+        # The last vector of the placeholder: the only one that has seen all the others.
+        positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
+        rows = [distinct.index(prompt) for prompt in prompts]
+        pooled = None if encoding.pooled is None else _rows(encoding.pooled, rows)
+        return Encoded(_rows(encoding.context, rows), _rows(positions, rows), pooled)
+
+    def check_prompts(
+        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+    ) -> None:
+        """See `Backbone`."""
+        for known in words_of(next(iter(tokenizers_of(self._clip).values()))):
+            if same_word(known.text, placeholder):
+                raise TrainingError(
+                    f'the connected CLIP already carries "{known.text}" of the concept '
+                    f'"{known.title}": connect the CLIP from before its Perfusion Concept Loader'
+                )
+        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
+        clip = with_words(self._clip, words)
+        tokenizer = next(iter(tokenizers_of(clip).values()))
+        vectors = len(next(iter(embeddings.values())))
+        room = int(tokenizer.max_length) - 2
+        if vectors >= room:
+            raise TrainingError(
+                f'"{placeholder}" takes {vectors} vectors, and the text encoder reads {room} '
+                "tokens at a time: set vectors to 0, or to less than 10"
+            )
+        for prompt in prompts:
+            chunks = next(iter(clip.tokenize(prompt).values()))
+            found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
+            if not any(found):
+                raise TrainingError(
+                    f'the caption "{prompt}" {not_mentioned(prompt, placeholder)}, so the text '
+                    "encoder does not see it: write it apart from other letters and digits"
+                )
+            if len(chunks) > 1:
+                raise TrainingError(
+                    f'the caption "{prompt}" is too long: the text encoder reads {room} tokens at '
+                    f'a time, of which "{placeholder}" takes {vectors}. Use a shorter caption or '
+                    "superclass."
+                )
+
+    def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        return self._projected(self._layers[layer].value, encoding)
+
+    def key_projection(self, layer: str, encoding: Tensor) -> Tensor:
+        return self._projected(self._layers[layer].key, encoding)
+
+    def _projected(self, projection: Any, encoding: Tensor) -> Tensor:
+        with torch.no_grad():
+            context = encoding[None, None].to(self.device, compute_dtype(self._base))
+            projected: Tensor = projection(context)
+        return projected[0, 0].float()
+
+    def loss(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        times: Tensor,
+        encoded: Encoded,
+        edit: GatedEdit,
+        differences: Mapping[str, Tensor],
+        key_differences: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        base, device = self._base, self.device
+        sampling = base.model_sampling
+        clean = base.process_latent_in(latents.to(device))
+        noise = noise.to(device)
+        # The host's own schedule: its percent 0 is all noise, and its ends are outside it.
+        percents = (1 - times.double()).clamp(1e-5, 1 - 1e-5).tolist()
+        levels = [float(self._schedule.percent_to_sigma(p)) for p in percents]
+        sigmas = torch.tensor(levels, device=device)
+        noisy = sampling.noise_scaling(sigmas, noise, clean, False)
+        conditions = self._conditions(encoded, noisy)
+        hooks = partial(
+            edited,
+            self._layers,
+            differences=Differences(differences),
+            device=noisy.device,
+            dtype=compute_dtype(base),
+            key_differences=Differences(key_differences) if key_differences else None,
+        )
+        with ExitStack() as stack:
+            current = stack.enter_context(hooks(edits=dict.fromkeys(self._layers, edit)))
+            if self.checkpointing:
+                stack.enter_context(
+                    checkpointed(
+                        base.diffusion_model,
+                        self._layers,
+                        prepare=lambda context: current.prepare(edit, context),
+                        again=lambda paths: hooks(
+                            edits=dict.fromkeys(paths, edit), current=current
+                        ),
+                    )
+                )
+            denoised = base.apply_model(
+                noisy, sigmas, transformer_options=self._options(), **conditions
+            )
+        # What the model predicts (noise, v, flow ...) reaches the denoised picture through a factor
+        # that depends on sigma alone; dividing by it gives the error of the prediction itself.
+        zero = torch.zeros_like(noisy[:, :1, :1, :1])
+        factor = sampling.calculate_denoised(sigmas, zero + 1, zero)
+        errors: Tensor = (denoised.float() - clean) / factor
+        return errors.square()
+
+    def _conditions(self, encoded: Encoded, noisy: Tensor) -> dict[str, Any]:
+        """The host's own keyword arguments of a forward pass."""
+        height, width = (8 * n for n in noisy.shape[-2:])
+        made = self._base.extra_conds(
+            cross_attn=encoded.context.to(noisy.device),
+            pooled_output=encoded.extra,
+            noise=noisy,
+            # For an inpainting model: nothing is there yet, all is to be painted.
+            latent_image=torch.zeros_like(noisy),
+            device=noisy.device,
+            width=width,
+            height=height,
+        )
+        batch = {"batch_size": len(noisy), "device": noisy.device, "area": None}
+        arguments = {name: cond.process_cond(**batch).cond for name, cond in made.items()}
+        return {
+            name: value.to(noisy.device) if torch.is_tensor(value) else value
+            for name, value in arguments.items()
+        }
+
+    def _options(self) -> dict[str, Any]:
+        """What other nodes have set on this model (attention patches ...), for one pass."""
+        from comfy.model_patcher import create_model_options_clone
+
+        options: dict[str, Any] = create_model_options_clone(self._model.model_options)[
+            "transformer_options"
+        ]
+        options["wrappers"] = {kind: dict(keyed) for kind, keyed in self._model.wrappers.items()}
+        return options
+
+
+def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """`tensor[rows]`, whose gradient is added up in the same order every time."""
+    apart = tensor.unbind()
+    return torch.stack([apart[row] for row in rows])
+
+
+def _guarded(saved: Tensor) -> Tensor:
+    # The host's text encoder adds in place to what autograd has saved. A copy survives that; what
+    # does not depend on the placeholder, weights cast to another dtype among it, needs none.
+    return saved.clone() if saved.requires_grad else saved
+
+
+def _unchanged(saved: Tensor) -> Tensor:
+    return saved
+
+
+@contextmanager
+def training_backbone(
+    model: Any,
+    clip: Any,
+    batch: Sequence[int],
+    checkpointing: str = "auto",
+    *,
+    half: bool = False,
+) -> Iterator[HostBackbone]:
+    """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
+
+    Args:
+        batch: shape [B, C, H, W] of one batch of latents.
+        checkpointing: of `CHECKPOINTING`. "auto": where the batch would not fit otherwise. What is
+            learned is the same, a step takes about half as long again.
+        half: the caller scales the loss of a backbone that underflows, so that the model may stay
+            in fp16 where the device has no bf16.
+
+    Raises HostMismatch when they do not go together or are not to be trained on.
+    """
+    _check_pair(model, clip)
+    _check_latents(model, batch)
+    if checkpointing not in CHECKPOINTING:
+        raise TrainingError(
+            f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
+        )
+    model, clip = _for_training(model, half), clip.clone()
+    backbone = HostBackbone(model, clip, batch, checkpointing)
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            backbone.resume()
+            yield backbone
+        finally:
+            backbone.release()
+
+
+def refuse_known_word(clip: Any, placeholder: str) -> None:
+    """Raises HostMismatch when a host's CLIP has a concept of that word already."""
+    for tokenizer in tokenizers_of(clip).values():
+        for word in getattr(tokenizer.tokenizer, "words", ()):
+            # By its text and not by its class: another copy of the pack may have put it there.
+            if word.text.casefold() == placeholder.casefold():
+                raise HostMismatch(
+                    f'The connected CLIP already knows the concept "{word.title}" by the word '
+                    f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '
+                    "Loader. Connect the checkpoint's own CLIP and MODEL; to go on with that "
+                    "concept, connect the loader's concept output to resume."
+                )
+
+
+def _check_pair(model: Any, clip: Any) -> None:
+    family = detect_family(model)
+    found = encoder_widths(clip)
+    if found != dict(FAMILIES[family.id].encoders):
+        raise HostMismatch(
+            f"The connected model is of {family.title}, whose text encoders are "
+            f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "
+            "model's own CLIP."
+        )
+    if stack_of(model):
+        carried = ", ".join(entry.title for entry in stack_of(model))
+        raise HostMismatch(
+            f"The model to train on already carries the concept {carried}, which would become part "
+            "of what is learned. Connect the model from before its Perfusion Concept Loader."
+        )
+
+
+def _check_latents(model: Any, batch: Sequence[int]) -> None:
+    expected = model.model.latent_format.latent_channels
+    if batch[1] != expected:
+        raise HostMismatch(
+            f"The connected VAE makes latents of {batch[1]} channels, but the model is of "
+            f"{detect_family(model).title}, whose latents have {expected}. Connect the model's own "
+            "VAE."
+        )
+
+
+def _for_training(model: Any, half: bool) -> Any:
+    """A clone that computes in a precision to train in.
+
+    In fp16 small gradients become 0. So it is bf16 in its place where the device has that, else
+    fp32, but for a GPU without bf16 and a caller that scales its loss (`half`): fp16 takes half the
+    memory of fp32 there, and less time. A CPU would gain nothing.
+    """
+    from comfy import model_management
+
+    clone = model.clone()
+    dtype, device = compute_dtype(model.model), torch.device(model.load_device)
+    if dtype in (torch.float32, torch.bfloat16):
+        return clone
+    if model_management.should_use_bf16(device):
+        clone.set_model_compute_dtype(torch.bfloat16)
+    elif not (half and dtype == torch.float16 and device.type == "cuda"):
+        clone.set_model_compute_dtype(torch.float32)
+    return clone

@@ -1,0 +1,131 @@
+"""NaN and infinity in a run: looked for once a run, and said when it is a concept that makes them.
+
+A black picture has many causes. So nothing is said unless the edit itself turns finite text into
+numbers that are none, in a layer that gives finite ones without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..method.edit import GatedEdit, LockedPrompt, add_values
+from .forward_patch import Differences
+from .models import Layer
+
+if TYPE_CHECKING:
+    from .stack import StackPatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SeenPass:
+    """What the last pass of a run edited, and with what.
+
+    Attributes:
+        context: text encodings [..., T, d], as they come to the layers.
+        layers, edits: by path.
+        differences, keys: of values, and of trained keys where there are any.
+        prompts: for the global key lock.
+    """
+
+    context: Tensor
+    layers: Mapping[str, Layer]
+    edits: Mapping[str, GatedEdit]
+    differences: Differences
+    keys: Differences | None
+    prompts: tuple[LockedPrompt, ...]
+
+
+class NumberCheck:
+    """Looks at what a sampler gives, once a run: a wrapper around ComfyUI's samplers."""
+
+    def __init__(self, patch: StackPatch) -> None:
+        self._patch = patch
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        self._patch.watched = True
+        try:
+            samples = executor(*args, **kwargs)
+            seen = self._patch.seen
+            # One question to the device, after all steps.
+            if seen is not None and not bool(samples.isfinite().all()):
+                told = next(_culprits(seen), None)
+                if told is not None:
+                    _tell(f"Perfusion: {told}")
+            return samples
+        finally:
+            self._patch.watched, self._patch.seen = False, None
+
+
+def _culprits(seen: SeenPass) -> Iterator[str]:
+    """A sentence for each projection that the edit makes NaN or infinity in."""
+    for path, edit in seen.edits.items():
+        for what in ("keys", "values"):
+            if _is_finite(seen, path, None, what) and not _is_finite(seen, path, edit, what):
+                alone = [
+                    name
+                    for number, name in enumerate(edit.names)
+                    if edit.settings[number].strength > 0
+                    and not _is_finite(seen, path, _alone(edit, number), what, number)
+                ]
+                names = " and ".join(alone or edit.names)
+                together = "" if alone else " together"
+                yield (
+                    f"the picture is broken, because the concept {names}{together} makes NaN or "
+                    f"infinity in the {what} of the layer {path}. Lower its strength, raise its "
+                    "bias, or train it again with lower rates."
+                )
+
+
+def _alone(edit: GatedEdit, number: int) -> GatedEdit:
+    """The edit of one concept without the others: at strength 0 their NaN would still be NaN."""
+    one = slice(number, number + 1)
+    return GatedEdit(
+        edit.target_inputs[one],
+        edit.whitened[one],
+        edit.superclasses[one],
+        edit.settings[one],
+        edit.names[one],
+    )
+
+
+@torch.inference_mode()
+def _is_finite(
+    seen: SeenPass, path: str, edit: GatedEdit | None, what: str, number: int | None = None
+) -> bool:
+    """Whether a layer's keys or values of the pass's text are numbers, edited or as they come.
+
+    Args:
+        edit: None for the text as it comes.
+        number: of the concept that `edit` is of alone; None for all.
+    """
+    layer, context = seen.layers[path], seen.context
+    module = layer.key if what == "keys" else layer.value
+    if edit is None:
+        return bool(module(context).isfinite().all())
+    prepared = edit.prepare(context, seen.prompts)
+    found = module(prepared.keys if what == "keys" else prepared.context)
+    added = seen.keys if what == "keys" else seen.differences
+    if added is not None:
+        learned = added.on(path, context.device, context.dtype)
+        chosen = learned if number is None else learned[number : number + 1]
+        found = add_values(found, prepared.weights, chosen)
+    return bool(found.isfinite().all())
+
+
+def _tell(text: str) -> None:
+    """In the log, and on the node that is running."""
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer
+
+    logger.warning("%s", text)
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None:
+        server.send_progress_text(text, context.node_id, server.client_id)

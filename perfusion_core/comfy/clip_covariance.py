@@ -1,0 +1,79 @@
+"""The covariance of a host's text encoder, estimated once and kept while the host runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..families.families import FAMILIES, Family
+from ..method.covariance import Covariance, cache_key, estimate
+from .encoding import encode
+from .models import HostMismatch, describe_families
+from .tokenizers import encoder_widths
+
+# Enough for a session's encoders; each is a matrix of at most 2048 x 2048 (16 MB).
+_KEPT = 4
+_cache: dict[str, Covariance] = {}
+
+
+def family_of_clip(clip: Any) -> Family:
+    """The family of a host's CLIP. Raises HostMismatch when concepts do not know its encoders."""
+    found = encoder_widths(clip)
+    for family in FAMILIES.values():
+        if dict(family.encoders) == found:
+            return family
+    listed = ", ".join(f"{name} (width {width})" for name, width in found.items()) or "unknown ones"
+    raise HostMismatch(
+        f"Perfusion concepts do not fit this CLIP: its text encoders are {listed}. Connect the "
+        f"CLIP of a model of one of these families: {describe_families()}."
+    )
+
+
+def covariance_of(
+    clip: Any,
+    captions: Sequence[str] | None = None,
+    on_captions: Callable[[int, int], None] | None = None,
+) -> Covariance:
+    """The covariance of a host's CLIP.
+
+    Args:
+        captions: what to estimate it from; None for the family's built-in captions.
+        on_captions: told of (captions done, in all); may raise to stop.
+    """
+    from comfy import model_management
+
+    family = family_of_clip(clip)
+    texts = list(captions) if captions is not None else list(family.captions())
+    # Loaded first: the fingerprint is then that of the weights that will be used.
+    model_management.load_models_gpu([clip.patcher])
+    key = cache_key(encoder_fingerprint(clip), texts)
+    if key not in _cache:
+
+        def encodings(batch: Sequence[str]) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                encoding = encode(clip, batch)
+            return encoding.context, encoding.mask
+
+        made = estimate(encodings, texts, family.id, on_captions=on_captions)
+        while len(_cache) >= _KEPT:
+            del _cache[next(iter(_cache))]
+        _cache[key] = made
+    return _cache[key]
+
+
+def encoder_fingerprint(clip: Any) -> str:
+    """Tells text encoders apart: by a sample of every weight, the layer that is read, and LoRAs."""
+    digest = hashlib.sha256()
+    for name, weight in clip.cond_stage_model.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, len(flat) // 64)].float().cpu()
+        digest.update(sample.numpy().tobytes())
+    digest.update(f"{clip.layer_idx}".encode())
+    if clip.patcher.patches:
+        digest.update(str(clip.patcher.patches_uuid).encode())
+    return digest.hexdigest()

@@ -1,0 +1,387 @@
+"""Concept files: one safetensors file each, no pickle, all metadata in the header.
+
+Tensors (see `Concept`): "target_input", "superclass_encoding", "embedding.<encoder>" and
+"value.<layer path>" in fp16, "whitened_target" in fp32. A concept of trained keys also has
+"key.<layer path>" in fp16, and its file version 2: a reader that knows no such keys would leave
+them out. All others are of version 1.
+
+A file may be anybody's. What it may hold is bounded here, and checked on its header before its
+tensors are read; whatever keeps it from being a concept is a ConceptError.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from ..limits import MAX_ENTRY, MAX_FILE, MAX_HEADER, MAX_LAYERS, MAX_PREVIEW, MAX_TRAINING
+from .concept import Concept, ConceptError, check_readable_words, check_recommended
+from .files import cause, write_atomically, write_new
+from .safetensors_file import Header, NotSafetensors, read_header, serialized, shortened
+
+FORMAT = "perfusion-concept"
+VERSION, VERSION_WITH_KEYS = "1", "2"
+
+_LONGEST_PREVIEW = 4 * MAX_PREVIEW // 3 + 4  # as base64
+
+# What a file of another kind begins with.
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_ZIP = b"PK\x03\x04"  # torch's own files are archives of a pickle
+_LFS = b"version https://git-lfs"
+
+
+def save_concept(concept: Concept, path: Path) -> None:
+    """Write a concept file; afterwards `path` holds all of it, or, after an error, what it held.
+
+    Raises ConceptError, which names the file, when the disk does not take it.
+    """
+    with _writing(concept, Path(path)):
+        write_atomically(Path(path), _serialized(concept))
+
+
+def save_new_concept(concept: Concept, path: Path) -> Path:
+    """Write a concept file that replaces no other; return its path.
+
+    A name that is taken gets the next free number: teddy, teddy_2, teddy_3 ... Raises ConceptError,
+    which names the file, when the disk does not take it.
+    """
+    with _writing(concept, path):
+        numbers = range(1, 1_000_000)
+        paths = (path if n == 1 else path.with_stem(f"{path.stem}_{n}") for n in numbers)
+        return write_new(paths, _serialized(concept))
+
+
+@contextmanager
+def _writing(concept: Concept, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConceptError(
+            f'The concept "{concept.name}" could not be saved as {path}: {cause(error)}'
+        ) from error
+
+
+def _serialized(concept: Concept) -> bytes:
+    header = _to_header(concept)
+    _check_readable(concept, header)
+    return serialized(concept.tensors(), header)
+
+
+def _check_readable(concept: Concept, header: Mapping[str, str]) -> None:
+    """Raises ConceptError for what `load_concept` would not read again."""
+    most = {"training": MAX_TRAINING, "preview": _LONGEST_PREVIEW}
+    for key, text in header.items():
+        bound = most.get(key, MAX_ENTRY)
+        if len(text) > bound:
+            raise ConceptError(
+                f'The concept "{shortened(concept.name, 60)}" cannot be saved: its {key} has '
+                f"{len(text)} letters, and a concept file has room for {bound}. Give it a shorter "
+                "one."
+            )
+    if len(concept.values) > MAX_LAYERS:
+        raise ConceptError(
+            f'The concept "{concept.name}" cannot be saved: it has values for '
+            f"{len(concept.values)} layers, and a concept file has room for {MAX_LAYERS}."
+        )
+
+
+def load_concept(path: Path) -> Concept:
+    """Read a concept file.
+
+    Raises ConceptError, which names the file, for whatever keeps it from being one.
+    """
+    with _opened(Path(path)) as (file, whole):
+        header = whole.metadata
+        _check_tensors(whole)
+        file.seek(0)
+        # In one piece: what was checked is what is read.
+        concept = _from_file(header, load(file.read(MAX_FILE + 1)))
+        if concept.hash != _entry(header, "hash"):
+            raise ConceptError(
+                "the tensors do not match the hash in the header: the file was damaged or edited. "
+                "Copy or download it again."
+            )
+    return concept
+
+
+@dataclass(frozen=True)
+class ConceptCard:
+    """What a file says of its concept in the header, which is read without the tensors.
+
+    Attributes: as of `Concept`; and
+        width: d, the width of the text encodings.
+        hash: of the tensors as they were saved; only `load_concept` compares it with them.
+        size: of the file, in bytes.
+        has_preview: whether `read_preview` has a picture.
+    """
+
+    name: str
+    placeholder: str
+    superclass: str
+    family: str
+    width: int
+    bias: float
+    temperature: float
+    author: str
+    licence: str
+    hash: str
+    size: int
+    has_preview: bool
+
+
+def read_card(path: Path) -> ConceptCard:
+    """Read a concept file's header. Raises ConceptError as `load_concept` does."""
+    with _opened(Path(path)) as (file, whole):
+        header = whole.metadata
+        card = ConceptCard(
+            name=_entry(header, "name"),
+            placeholder=_entry(header, "placeholder"),
+            superclass=_entry(header, "superclass"),
+            family=_entry(header, "family"),
+            width=int(_finite(header, "text_width")),
+            bias=_finite(header, "bias"),
+            temperature=_finite(header, "temperature"),
+            author=_entry(header, "author"),
+            licence=_entry(header, "licence"),
+            hash=_entry(header, "hash"),
+            size=os.fstat(file.fileno()).st_size,
+            has_preview="preview" in header,
+        )
+        check_readable_words(card.placeholder, card.superclass)
+        check_recommended(card.bias, card.temperature)
+        return card
+
+
+def read_preview(path: Path) -> bytes | None:
+    """The encoded picture in a concept file, or None. Raises ConceptError as `load_concept`."""
+    with _opened(Path(path)) as (_, whole):
+        return _preview(whole.metadata)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """The open file and its header; what is raised within is a ConceptError that names the file."""
+    try:
+        with _reading(path), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            whole = _header_of(file, size)
+            _check_format(whole.metadata)
+            if size > MAX_FILE:
+                raise ConceptError(
+                    f"the file has {size / 1e6:,.0f} MB; a concept has far below one, and at most "
+                    f"{MAX_FILE / 1e6:.0f} are read. Get another copy."
+                )
+            yield file, whole
+    except ConceptError as error:
+        raise ConceptError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says in ConceptErrors what keeps a file from being read."""
+    try:
+        # Opening a pipe would wait for somebody to write into it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConceptError("this is no file (a folder, a pipe or a device). Take it away.")
+        yield
+    except FileNotFoundError as error:
+        raise ConceptError(
+            "there is no such file. Put concept files into models/perfusion and refresh the list."
+        ) from error
+    except OSError as error:
+        raise ConceptError(f"the file cannot be read: {error.strerror or error}") from error
+    except ConceptError:
+        raise
+    except (SafetensorError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        # The library's, Python's and torch's own words for what a damaged file can make of them.
+        raise ConceptError(
+            f"this is not a whole safetensors file ({shortened(error)}). It was cut short or "
+            "damaged: copy or download it again."
+        ) from error
+
+
+def _header_of(file: BinaryIO, size: int) -> Header:
+    try:
+        return read_header(file, min(MAX_HEADER, size))
+    except NotSafetensors:
+        file.seek(0)
+        _check_kind(file.read(64), size)
+        raise
+
+
+def _check_kind(start: bytes, size: int) -> None:
+    """Raises ConceptError if a file that is no safetensors file is one of a kind that is known."""
+    if not size:
+        raise ConceptError("the file is empty. Copy or download it again.")
+    if start.startswith(_LFS):
+        raise ConceptError(
+            "this is a pointer of Git LFS, which stands for the file until that is fetched. Run "
+            '"git lfs pull" in the repository it came from, or download the file itself.'
+        )
+    if start.lstrip().startswith(b"<"):
+        raise ConceptError(
+            "this is a web page that was saved under the file's name, often that of a download "
+            "which asks to log in. Download the file itself."
+        )
+    if start.startswith((*_PICKLES, _ZIP)):
+        raise ConceptError(
+            "this is a pickle (a .pt, .bin or .ckpt file) or another archive under another name. "
+            "Perfusion never opens pickles, because they can run programs: get the concept as a "
+            ".safetensors file."
+        )
+
+
+def _check_tensors(whole: Header) -> None:
+    """Raises ConceptError if the tensors are more, or others, than a concept can have."""
+    layers = sum(name.startswith("value.") for name in whole.tensors)
+    if layers > MAX_LAYERS or len(whole.tensors) > 2 * MAX_LAYERS + 32:
+        raise ConceptError(
+            f"the file has {len(whole.tensors)} tensors, {layers} of them values of layers; at "
+            f"most {MAX_LAYERS} layers are read. Get another copy."
+        )
+    for name, entry in whole.tensors.items():
+        if entry.dtype not in ("F16", "F32"):
+            raise ConceptError(
+                f"the tensor {shortened(name)} is of the dtype {shortened(entry.dtype)}; a "
+                "concept's are F16 or F32. Get another copy."
+            )
+
+
+def _to_header(concept: Concept) -> dict[str, str]:
+    header = {
+        "format": FORMAT,
+        "version": VERSION_WITH_KEYS if concept.keys else VERSION,
+        "name": concept.name,
+        "family": concept.family,
+        "text_width": str(concept.width),
+        "placeholder": concept.placeholder,
+        "superclass": concept.superclass,
+        "bias": repr(concept.bias),
+        "temperature": repr(concept.temperature),
+        "covariance": concept.covariance_fingerprint,
+        "training": json.dumps(dict(concept.training), sort_keys=True),
+        "author": concept.author,
+        "licence": concept.licence,
+        "hash": concept.hash,
+    }
+    if concept.preview is not None:
+        header["preview"] = base64.b64encode(concept.preview).decode()
+    return header
+
+
+def _check_format(header: Mapping[str, str]) -> None:
+    if header.get("format") != FORMAT:
+        raise ConceptError(
+            "this safetensors file is not a concept: its header has the format "
+            f'"{shortened(header.get("format", ""))}", not "{FORMAT}". LoRAs, embeddings and '
+            "checkpoints go through their own loaders."
+        )
+    if header.get("version") not in (VERSION, VERSION_WITH_KEYS):
+        raise ConceptError(
+            f'the file has version "{shortened(header.get("version", ""))}" of the format and this '
+            f"Perfusion reads versions {VERSION} and {VERSION_WITH_KEYS}. Update Perfusion."
+        )
+
+
+def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept:
+    def vector(name: str) -> Tensor:
+        if name not in tensors:
+            raise ConceptError(
+                f"the tensor {name} is missing (there are {len(tensors)} others): the file is "
+                "damaged. Get another copy."
+            )
+        return tensors[name]
+
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    return Concept(
+        name=_entry(header, "name"),
+        family=_entry(header, "family"),
+        placeholder=_entry(header, "placeholder"),
+        superclass=_entry(header, "superclass"),
+        embeddings=group("embedding."),
+        target_input=vector("target_input"),
+        whitened_target=vector("whitened_target"),
+        superclass_encoding=vector("superclass_encoding"),
+        values=group("value."),
+        keys=group("key."),
+        bias=_number(header, "bias"),
+        temperature=_number(header, "temperature"),
+        covariance_fingerprint=_entry(header, "covariance"),
+        training=_training(header),
+        author=_entry(header, "author"),
+        licence=_entry(header, "licence"),
+        preview=_preview(header),
+    )
+
+
+def _entry(header: Mapping[str, str], key: str, most: int = MAX_ENTRY) -> str:
+    if key not in header:
+        raise ConceptError(
+            f'the header has no entry "{key}": the file is damaged. Get another copy.'
+        )
+    if len(header[key]) > most:
+        raise ConceptError(
+            f'the header\'s entry "{key}" has {len(header[key])} letters; at most {most} are read. '
+            "Get another copy."
+        )
+    return header[key]
+
+
+def _number(header: Mapping[str, str], key: str) -> float:
+    text = _entry(header, key)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConceptError(
+            f'the header says {key} = "{shortened(text)}", which is not a number. Get another copy.'
+        ) from error
+
+
+def _finite(header: Mapping[str, str], key: str) -> float:
+    number = _number(header, key)
+    if not math.isfinite(number):
+        raise ConceptError(
+            f"the header says {key} = {number}, which is not a finite number. Get another copy."
+        )
+    return number
+
+
+def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        training = json.loads(_entry(header, "training", MAX_TRAINING))
+    except ConceptError:
+        raise
+    except (ValueError, RecursionError) as error:  # deep brackets, numbers of thousands of digits
+        raise ConceptError(
+            f'the header\'s entry "training" is not JSON ({shortened(error)}). Get another copy.'
+        ) from error
+    if not isinstance(training, dict):
+        raise ConceptError('the header\'s entry "training" is not a JSON object. Get another copy.')
+    return training
+
+
+def _preview(header: Mapping[str, str]) -> bytes | None:
+    if "preview" not in header:
+        return None
+    text = _entry(header, "preview", _LONGEST_PREVIEW)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:  # the second: letters that are not ASCII
+        raise ConceptError(
+            f'the header\'s entry "preview" is not base64 ({error}). Get another copy.'
+        ) from error
