@@ -10,8 +10,8 @@ from ..perfusion_core.method.settings import SLIDER_RANGES, ConceptSettings
 
 CATEGORY = "Perfusion"
 
-ConceptType = io.Custom("PERFUSION_CONCEPT")  # a bridge.ConceptEntry
-StackType = io.Custom("PERFUSION_STACK")  # a bridge.ConceptStack
+ConceptType = io.Custom("PERFUSION_CONCEPT")  # a ConceptEntry
+StackType = io.Custom("PERFUSION_STACK")  # a ConceptStack
 CovarianceType = io.Custom("PERFUSION_COVARIANCE")  # a Covariance
 
 

@@ -1,4 +1,7 @@
-"""The method of Perfusion (arXiv 2305.01644), on torch alone: nothing here needs ComfyUI.
+"""Perfusion (arXiv 2305.01644) for ComfyUI, room by room.
 
-One module, `bridge`, is the way to the host; it imports the host inside its functions.
+`method` is the maths and `concept` what is learned and its file; `families` says which models it
+fits; `draw` makes pictures. They stand on torch alone. `comfy` is the one room that imports
+ComfyUI, inside its functions, so that every module imports without it. `learn` and `page` work
+through it: training for the nodes, answers for the page.
 """

@@ -4,8 +4,8 @@
     --no-tests   only read its sources (seconds; nothing is installed)
     --tests ...  which tests to run on it (default: all tiers)
 
-It says on one page what is missing of `perfusion_core/comfy/contract.py`, which model classes no one has
-judged, and which tests fail. Exit status 0 if there is nothing to say.
+It says on one page what is missing of `perfusion_core/comfy/contract.py`, which model classes no
+one has judged, and which tests fail. Exit status 0 if there is nothing to say.
 """
 
 from __future__ import annotations

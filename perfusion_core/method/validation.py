@@ -1,6 +1,6 @@
 """Validation while a concept trains, and of its checkpoints the best; free of any host.
 
-Who paints and who scores are given: the bridge paints with the host's sampler and scores with CLIP,
+Who paints and who scores are given: `comfy` paints with ComfyUI's sampler and scores with CLIP,
 the demo has the judge of its world.
 """
 

@@ -21,7 +21,7 @@ import importlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,7 +87,19 @@ def core(pack: ModuleType) -> Callable[[str], Any]:
     return lambda name: importlib.import_module(f"{pack.__name__}.perfusion_core.{name}")
 
 
-# What most tests of the bridge work on; `tiny_models` imports the host, which must be open by then.
+@pytest.fixture(scope="session")
+def applying(core: Callable[[str], Any]) -> SimpleNamespace:
+    """What puts concepts on a MODEL and on a CLIP."""
+    stack = core("comfy.stack")
+    return SimpleNamespace(
+        recommended=stack.recommended,
+        apply_stack=stack.apply_stack,
+        tune=stack.tune,
+        add_concepts=core("comfy.prompts").add_concepts,
+    )
+
+
+# What most tests work on; `tiny_models` imports ComfyUI, which must be open by then.
 
 
 @pytest.fixture

@@ -21,24 +21,19 @@ def node(nodes: dict[str, Node]) -> Node:
     return nodes["PerfusionAttentionMap"]
 
 
-@pytest.fixture(scope="module")
-def bridge(core: Callable[[str], Any]) -> Any:
-    return core("bridge")
-
-
 class Scene:
     """A small model with the concepts teddy* and pot*, and prompts for it."""
 
-    def __init__(self, core: Callable[[str], Any]) -> None:
-        bridge, concept = core("bridge"), core("concept.concept").Concept
+    def __init__(self, core: Callable[[str], Any], applying: Any) -> None:
+        concept = core("concept.concept").Concept
         self.bare, clip = tiny_model(), tiny_clip()
         entries = []
         for seed, (placeholder, superclass) in enumerate((("teddy*", "teddy"), ("pot*", "teapot"))):
             plain = tiny_concept(self.bare, clip, placeholder, superclass, seed=seed + 2)
             fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
-            entries.append(bridge.recommended(concept(**fields)))
-        self.model = bridge.apply_stack(self.bare, entries)
-        self.clip = bridge.add_concepts(clip, [e.concept for e in entries])
+            entries.append(applying.recommended(concept(**fields)))
+        self.model = applying.apply_stack(self.bare, entries)
+        self.clip = applying.add_concepts(clip, [e.concept for e in entries])
 
     def encode(self, text: str) -> Any:
         with torch.inference_mode():
@@ -55,8 +50,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(core: Callable[[str], Any]) -> Scene:
-    return Scene(core)
+def scene(core: Callable[[str], Any], applying: Any) -> Scene:
+    return Scene(core, applying)
 
 
 def look(node: Node, scene: Scene, latents: torch.Tensor, prompt: Any = PROMPT, **given: Any):
@@ -95,8 +90,9 @@ def test_each_concept_of_each_picture_has_a_map_of_the_pictures_shape(
 
 
 def test_the_shares_are_those_of_the_attention_that_the_host_computes(
-    bridge: Any, scene: Scene
+    core: Callable[[str], Any], scene: Scene
 ) -> None:
+    recorder = core("comfy.attention_recorder")
     # What the host's own attention is called with, of the one layer in the middle.
     seen: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
@@ -112,8 +108,8 @@ def test_the_shares_are_those_of_the_attention_that_the_host_computes(
     latents = scene.sample((12, 8), 2)
     prompt = scene.encode(PROMPT)
     with torch.inference_mode():
-        found = bridge.attention_maps(
-            model, prompt, {"samples": latents}, bridge.AttentionScope(2, group="middle")
+        found = recorder.attention_maps(
+            model, prompt, {"samples": latents}, recorder.AttentionScope(2, group="middle")
         )
     assert len(seen) == 2
     tokens = [token for token, *_ in scene.clip.tokenize(PROMPT)["l"][0]]

@@ -12,7 +12,7 @@ from comfy.sd import CLIP
 from tiny_models import CPU, patched_modules, tiny_concept
 from true_models import learned_concept, true_clip, true_model
 
-from perfusion_core.comfy import backbone as bridge_backbone
+from perfusion_core.comfy import backbone as backbone_module
 from perfusion_core.comfy.backbone import HostBackbone, training_backbone
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.concept.concept import Concept
@@ -77,14 +77,14 @@ def test_it_keeps_a_fraction_of_the_memory(clip: CLIP, model: Model) -> None:
 
 def test_the_estimate_for_auto_counts_the_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[int, int] = {}
-    guarded = bridge_backbone._guarded
+    guarded = backbone_module._guarded
 
     def counted(saved: torch.Tensor) -> torch.Tensor:
         copy: torch.Tensor = guarded(saved)
         kept[copy.untyped_storage().data_ptr()] = copy.untyped_storage().nbytes()
         return copy
 
-    monkeypatch.setattr(bridge_backbone, "_guarded", counted)
+    monkeypatch.setattr(backbone_module, "_guarded", counted)
     clip = true_clip("SD15")
     prompts = ["a teddy*", "a photo of a teddy*"]
     shape = (len(prompts), 4, 8, 8)
@@ -96,7 +96,7 @@ def test_the_estimate_for_auto_counts_the_text_encoder(monkeypatch: pytest.Monke
         for weight in clip.cond_stage_model.parameters():
             kept.pop(weight.untyped_storage().data_ptr(), None)
         with_text = backbone._kept()
-        monkeypatch.setattr(bridge_backbone, "KEPT_OF_TEXT", 0)
+        monkeypatch.setattr(backbone_module, "KEPT_OF_TEXT", 0)
         estimate = with_text - backbone._kept()
     del encoded
     assert 0.9 * estimate < sum(kept.values()) <= estimate

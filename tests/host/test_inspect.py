@@ -16,11 +16,6 @@ Node = Any
 
 
 @pytest.fixture(scope="module")
-def bridge(core: Callable[[str], Any]) -> Any:
-    return core("bridge")
-
-
-@pytest.fixture(scope="module")
 def model() -> Any:
     return tiny_model()
 
@@ -31,14 +26,14 @@ def clip() -> Any:
 
 
 @pytest.fixture(scope="module")
-def entries(core: Callable[[str], Any], bridge: Any, model: Any, clip: Any) -> list[Any]:
+def entries(core: Callable[[str], Any], applying: Any, model: Any, clip: Any) -> list[Any]:
     """Two concepts of the pack's own classes, of random values."""
     concept = core("concept.concept").Concept
     made = []
     for seed, (placeholder, superclass) in enumerate((("teddy*", "teddy"), ("pot*", "teapot"))):
         plain = tiny_concept(model, clip, placeholder, superclass, seed=seed + 2)
         fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
-        made.append(bridge.recommended(concept(**fields)))
+        made.append(applying.recommended(concept(**fields)))
     return made
 
 
@@ -94,15 +89,15 @@ class Decoder:
 
 
 def sweep(
-    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any], **given: Any
+    nodes: dict[str, Node], applying: Any, model: Any, clip: Any, entries: list[Any], **given: Any
 ) -> Any:
-    knowing = bridge.add_concepts(clip, [e.concept for e in entries])
+    knowing = applying.add_concepts(clip, [e.concept for e in entries])
     with torch.inference_mode():
         positive, negative = (
             host_nodes.CLIPTextEncode().encode(knowing, t)[0] for t in ("a teddy*", "")
         )
     inputs = {
-        "model": bridge.apply_stack(model, entries),
+        "model": applying.apply_stack(model, entries),
         "vae": Decoder(),
         "positive": positive,
         "negative": negative,
@@ -120,12 +115,12 @@ def sweep(
 
 
 def test_a_cell_of_the_sweep_is_the_picture_of_its_settings(
-    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any]
+    nodes: dict[str, Node], applying: Any, model: Any, clip: Any, entries: list[Any]
 ) -> None:
-    grid, cells = sweep(nodes, bridge, model, clip, entries).args
+    grid, cells = sweep(nodes, applying, model, clip, entries).args
     assert cells.shape == (4, 8, 8, 3)
     assert grid.shape[0] == 1
-    alone = sweep(nodes, bridge, model, clip, entries, biases="0.9", temperatures="0.3").args[1]
+    alone = sweep(nodes, applying, model, clip, entries, biases="0.9", temperatures="0.3").args[1]
     assert torch.equal(alone[0], cells[3])
     assert not torch.equal(cells[0], cells[1])
     assert not torch.equal(cells[0], cells[2])
@@ -133,9 +128,9 @@ def test_a_cell_of_the_sweep_is_the_picture_of_its_settings(
 
 
 def test_a_picture_of_the_sweep_is_ksamplers_also_of_a_masked_one_of_a_batch(
-    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any]
+    nodes: dict[str, Node], applying: Any, model: Any, clip: Any, entries: list[Any]
 ) -> None:
-    knowing = bridge.add_concepts(clip, [e.concept for e in entries])
+    knowing = applying.add_concepts(clip, [e.concept for e in entries])
     left = torch.zeros(1, 1, 8, 8)
     left[..., :4] = 1
     latent = {
@@ -144,9 +139,9 @@ def test_a_picture_of_the_sweep_is_ksamplers_also_of_a_masked_one_of_a_batch(
         "batch_index": [3],
     }
     given = {"biases": "0.9", "temperatures": "0.3", "latent_image": latent}
-    swept = sweep(nodes, bridge, model, clip, entries, **given).args[1]
-    tuned = bridge.tune(
-        bridge.apply_stack(model, entries), "", lambda s: replace(s, bias=0.9, temperature=0.3)
+    swept = sweep(nodes, applying, model, clip, entries, **given).args[1]
+    tuned = applying.tune(
+        applying.apply_stack(model, entries), "", lambda s: replace(s, bias=0.9, temperature=0.3)
     )
     with torch.inference_mode():
         positive, negative = (
@@ -159,7 +154,7 @@ def test_a_picture_of_the_sweep_is_ksamplers_also_of_a_masked_one_of_a_batch(
 
 
 def test_the_sweep_decodes_when_all_is_sampled(
-    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any],
+    nodes: dict[str, Node], applying: Any, model: Any, clip: Any, entries: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """So that a model and an autoencoder that do not fit side by side change places once."""
@@ -171,7 +166,7 @@ def test_the_sweep_decodes_when_all_is_sampled(
             return super().decode(samples)
 
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", lambda *_, **__: order.append("step"))
-    sweep(nodes, bridge, model, clip, entries, vae=Watched())
+    sweep(nodes, applying, model, clip, entries, vae=Watched())
     assert order.count("decode") == 4
     assert "step" in order
     assert "step" not in order[order.index("decode") :]
@@ -188,22 +183,22 @@ def test_the_sweep_decodes_when_all_is_sampled(
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(
-    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any],
+    nodes: dict[str, Node], applying: Any, model: Any, clip: Any, entries: list[Any],
     given: dict[str, str], reason: str,
 ) -> None:  # fmt: skip
     with pytest.raises(ValueError, match=reason):
-        sweep(nodes, bridge, model, clip, entries, **given)
+        sweep(nodes, applying, model, clip, entries, **given)
 
 
 def test_the_sweep_has_one_progress_bar_and_stops_at_cancel(
-    nodes: dict[str, Node], bridge: Any, model: Any, clip: Any, entries: list[Any],
+    nodes: dict[str, Node], applying: Any, model: Any, clip: Any, entries: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     told: list[tuple[int, int]] = []
     monkeypatch.setattr(
         "comfy.utils.PROGRESS_BAR_HOOK", lambda value, total, *_, **__: told.append((value, total))
     )
-    sweep(nodes, bridge, model, clip, entries)
+    sweep(nodes, applying, model, clip, entries)
     assert {total for _, total in told} == {8}
     assert told[-1][0] == 8
 
@@ -214,6 +209,6 @@ def test_the_sweep_has_one_progress_bar_and_stops_at_cancel(
     told.clear()
     monkeypatch.setattr("comfy.utils.PROGRESS_BAR_HOOK", cancel)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sweep(nodes, bridge, model, clip, entries)
+        sweep(nodes, applying, model, clip, entries)
     assert len(told) == 1
     comfy.model_management.interrupt_current_processing(False)

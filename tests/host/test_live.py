@@ -103,7 +103,7 @@ def test_moves_that_cannot_be_read_say_what_is_expected(client: ComfyClient, fil
 
 
 def test_what_was_used_is_written_into_the_drawn_graph(pack: ModuleType) -> None:
-    bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+    live = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.live")
     prompt = {
         "5": {"inputs": {"bias": 0.6, "concept": "x"}, "is_changed": ["once"]},
         "6": {"inputs": {"bias": 0.6}},
@@ -113,29 +113,29 @@ def test_what_was_used_is_written_into_the_drawn_graph(pack: ModuleType) -> None
     }
     pnginfo = {"workflow": json.loads(json.dumps(workflow))}
     values = {"bias": 0.4, "moves": "9.0: 0.6, 0.15, 1.0"}
-    bridge.write_back(prompt, pnginfo, "5", ["bias", "temperature", "moves"], values)
+    live.write_back(prompt, pnginfo, "5", ["bias", "temperature", "moves"], values)
     assert prompt["5"] == {"inputs": {**values, "concept": "x"}}
     assert prompt["6"]["inputs"] == {"bias": 0.6}
     nodes = pnginfo["workflow"]["nodes"]
     assert nodes[0]["widgets_values"] == [0.4, 0.15, "9.0: 0.6, 0.15, 1.0"]
     assert nodes[1]["widgets_values"] == [1]
-    bridge.write_back(None, None, "5", ["bias"], {"bias": 1.0})  # as without a page
+    live.write_back(None, None, "5", ["bias"], {"bias": 1.0})  # as without a page
 
 
 def test_a_node_that_another_one_unfolds_into_is_in_no_graph_to_write_to(pack: ModuleType) -> None:
-    bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+    live = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.live")
     prompt = {"5": {"inputs": {"bias": 0.6}}}
-    bridge.write_back(prompt, {"workflow": {}}, "5.0.0.1", ["bias"], {"bias": 1.0})
+    live.write_back(prompt, {"workflow": {}}, "5.0.0.1", ["bias"], {"bias": 1.0})
     assert prompt == {"5": {"inputs": {"bias": 0.6}}}
 
 
 def test_what_was_used_is_written_into_a_subgraph_that_is_used_once(pack: ModuleType) -> None:
-    bridge = importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+    live = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.live")
     inner = {"id": "uuid", "nodes": [{"id": 5, "type": "PerfusionTune", "widgets_values": [0.6]}]}
     holder = {"id": 12, "type": "uuid"}
     for holders, expected in (([holder], [0.4]), ([holder, {**holder, "id": 13}], [0.6])):
         workflow = json.loads(json.dumps({"nodes": holders, "definitions": {"subgraphs": [inner]}}))
         prompt = {"12:5": {"inputs": {"bias": 0.6}}}
-        bridge.write_back(prompt, {"workflow": workflow}, "12:5", ["bias"], {"bias": 0.4})
+        live.write_back(prompt, {"workflow": workflow}, "12:5", ["bias"], {"bias": 0.4})
         assert prompt["12:5"]["inputs"] == {"bias": 0.4}
         assert workflow["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == expected

@@ -307,9 +307,9 @@ def test_combine_and_apply_equal_chained_loaders(
     longer = call(combine, stack=call(combine, concept_1=one).args[0], concept_1=two).args[0]
     assert longer == stack
     applied, knowing = call(apply, model=model, clip=clip, stack=stack).args
-    assert core("bridge").stack_of(applied) == stack
+    assert core("comfy.stack").stack_of(applied) == stack
     single, _ = call(apply, model=model, clip=clip, stack=one).args
-    assert core("bridge").stack_of(single) == (one,)
+    assert core("comfy.stack").stack_of(single) == (one,)
     assert sum(torch.is_tensor(t) for t, _ in knowing.tokenize("teddy* bear*")["l"][0]) == 2
     tuned = call(
         nodes["PerfusionTune"],
@@ -319,7 +319,7 @@ def test_combine_and_apply_equal_chained_loaders(
         strength=0.5,
         concept="bear*",
     ).args[0]
-    assert [e.settings.bias for e in core("bridge").stack_of(tuned)] == [0.6, 0.1]
+    assert [e.settings.bias for e in core("comfy.stack").stack_of(tuned)] == [0.6, 0.1]
     with pytest.raises(ValueError, match="nothing to combine"):
         call(combine)
 
@@ -626,7 +626,7 @@ def test_an_extra_model_path_comes_first_and_the_default_is_added(
 ) -> None:
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "perfusion", ([str(tmp_path)], set()))
     for _ in range(2):
-        core("bridge").register_folder()
+        core("comfy.concept_folder").register_folder()
     paths = folder_paths.get_folder_paths("perfusion")
     assert paths == [str(tmp_path), str(Path(folder_paths.models_dir) / "perfusion")]
     assert not Path(paths[1]).exists()

@@ -187,7 +187,7 @@ def test_selection_gives_the_best_step_with_its_settings_and_scores(
 def test_the_scores_tell_pictures_and_texts_apart(models: Path, core: Any) -> None:
     small_clip(models / "tiny")
     one, other = torch.rand(2, 48, 40, 3, generator=torch.Generator().manual_seed(1))
-    scorer = core("bridge").ClipScorer([one.movedim(-1, 0)])
+    scorer = core("comfy.scores").ClipScorer([one.movedim(-1, 0)])
     assert scorer.name == "tiny"
     same = scorer.score(one[None], ["a teddy on a beach"])
     assert same.identity == pytest.approx(1.0, abs=1e-5)
@@ -202,7 +202,8 @@ def test_the_scores_tell_pictures_and_texts_apart(models: Path, core: Any) -> No
 def test_a_scorer_of_its_own_finds_the_step_it_prefers(
     model: Any, clip: Any, few_steps: None, core: Any
 ) -> None:
-    training, selection, bridge = core("method.training"), core("method.validation"), core("bridge")
+    training, selection = core("method.training"), core("method.validation")
+    training_backbone = core("comfy.backbone").training_backbone
 
     class Scorer:
         name = "counting"
@@ -213,8 +214,8 @@ def test_a_scorer_of_its_own_finds_the_step_it_prefers(
             return selection.Score(1.0 if self.asked == 2 else 0.5, 1.0)
 
     latents = torch.rand(2, 4, 8, 8)
-    with torch.inference_mode(), bridge.training_backbone(model, clip, (2, 4, 8, 8)) as backbone:
-        paint = bridge.BackbonePainter(backbone, TinyVae(), (4, 8, 8), seed=0)
+    with torch.inference_mode(), training_backbone(model, clip, (2, 4, 8, 8)) as backbone:
+        paint = core("comfy.painter").BackbonePainter(backbone, TinyVae(), (4, 8, 8), seed=0)
         validation = selection.Validation(["a {} on a beach"], paint, Scorer())
         snapshots: list[str] = []
 
@@ -288,10 +289,12 @@ def test_hundreds_of_training_pictures_are_scored_a_few_at_a_time(
         return forward(self, *args, pixel_values=pixel_values, **kwargs)
 
     monkeypatch.setattr(CLIPModel, "forward", counted)
-    many = core("bridge").ClipScorer(pictures)
+    many = core("comfy.scores").ClipScorer(pictures)
     assert counts == [8, 8, 3]
     one = pictures[4].movedim(0, -1)[None]
-    alone = [core("bridge").ClipScorer([p]).score(one, ["a teddy"]).identity for p in pictures]
+    alone = [
+        core("comfy.scores").ClipScorer([p]).score(one, ["a teddy"]).identity for p in pictures
+    ]
     assert many.score(one, ["a teddy"]).identity == pytest.approx(sum(alone) / 19, abs=1e-5)
 
 

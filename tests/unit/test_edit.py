@@ -59,7 +59,7 @@ class World:
 
 
 def layer(world: World, edit: GatedEdit, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of one layer as the bridge computes them, in the context's dtype."""
+    """Keys and values of one layer as the patched forwards compute them, in the context's dtype."""
     prepared = edit.prepare(context)
     differences = world.values - world.p @ world.W_V.T
     keys = prepared.context @ world.W_K.T.to(context)

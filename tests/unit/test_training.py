@@ -319,7 +319,8 @@ def test_it_trains_when_called_in_inference_mode(learn: Learn, latents: Tensor) 
     expected = learn(masks=torch.ones(5, 12, 12)).concept.hash
     with torch.inference_mode():
         toy = Toy()
-    toy = Toy()  # ordinary weights, as the bridge gives; latents and masks may be inference tensors
+    # Its weights are ordinary, as a model's are while training; latents and masks may be others.
+    toy = Toy()
     with torch.inference_mode():
         result = learn(toy, latents=latents * 1, masks=torch.ones(5, 12, 12))
     assert result.concept.hash == expected
