@@ -51,7 +51,7 @@ from ..perfusion_core.comfy.prompt_gates import (
     renamed,
 )
 from ..perfusion_core.concept.concept import Concept, ConceptError
-from ..perfusion_core.families.families import FAMILIES
+from ..perfusion_core.families import FAMILIES
 from ..perfusion_core.limits import MAX_BODY, MAX_CONCEPTS, MAX_WAITING
 from ..perfusion_core.method.slider_schedule import checked_sliders
 from ..perfusion_core.page.origin import is_foreign

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from perfusion_core.families.families import FAMILIES, REFUSED
+from perfusion_core.families import FAMILIES, REFUSED
 from tools.locate import ROOT
 from tools.steps import say, write_atomic
 

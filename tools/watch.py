@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from perfusion_core.comfy.contract import CONTRACT, FITS, SEEN, Part
-from perfusion_core.families.families import REFUSED
+from perfusion_core.families import REFUSED
 from tools.locate import ROOT, comfy_version, is_comfy
 from tools.steps import SetupError
 

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.families import Family
+from ..families import CrossAttention, ModelFamily
 from ..method.attention import AttentionMaps, AttentionSums, own_words, word_attention
 from ..method.edit import GatedEdit
-from .models import HostMismatch, attention_modules, detect_family
+from .forward_swap import ForwardSwap
+from .models import HostMismatch, detect_family
 from .stack import edit_of, stack_of
 
 logger = logging.getLogger(__name__)
@@ -89,21 +90,21 @@ def attention_maps(
     family = detect_family(model)
     latents = sample.fix_empty_latent_channels(model, latent["samples"])
     sums = AttentionSums(len(latents), len(stack), *latents.shape[-2:])
-    watch = Watch(family, scope.group, edit_of(stack), sums)
+    recorder = AttentionRecorder(family, scope.group, edit_of(stack), sums)
     clone = model.clone()
     clone.remove_additional_models("multigpu")  # what is added up lies on one GPU
     # Last, so that its hooks lie around those of the edit: they see the prompt as it comes, and the
     # keys as they go.
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, watch)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, recorder)
     noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
     _look_at(clone, positive, latents, noise, scope.percents(), on_step)
-    if not watch.layers:
+    if not recorder.layers:
         raise HostMismatch(
             "No prompt is for the whole picture in this part of the sampling, so there is nothing "
             "to map: connect the conditioning from before it is set to an area, or look at another "
             "part."
         )
-    if watch.left_out:
+    if recorder.left_out:
         logger.warning(
             "Perfusion: prompts for a part of the picture are not in the attention map, because "
             "the model sees that part alone; the map is of the prompts for the whole picture."
@@ -169,18 +170,20 @@ def _uncompiled() -> AbstractContextManager[Any]:
     return stance("force_eager") if stance is not None else nullcontext()
 
 
-class Watch:
+class AttentionRecorder:
     """Adds up the attention of each pass: a wrapper around the host's `apply_model`.
 
     Args:
-        group: of the layers to look at; "" for all. See `Family.group`.
+        group: of the layers to look at; "" for all. See `ModelFamily.group`.
 
     Attributes:
         layers: how many were looked at so far, each pass's again.
         left_out: how many passes were not, being over a part of the picture.
     """
 
-    def __init__(self, family: Family, group: str, edit: GatedEdit, sums: AttentionSums) -> None:
+    def __init__(
+        self, family: ModelFamily, group: str, edit: GatedEdit, sums: AttentionSums
+    ) -> None:
         self.layers = self.left_out = 0
         self._family = family
         self._group = group
@@ -194,11 +197,11 @@ class Watch:
             self.left_out += 1
             return executor(x, *args, **kwargs)
         # Of the network that this pass comes to: the host runs some prompts on a copy of the model.
-        modules = attention_modules(executor.class_obj.diffusion_model, self._family)
+        modules = self._family.layer_modules(executor.class_obj.diffusion_model)
         if self._group:
             in_group = self._family.group
             modules = {p: m for p, m in modules.items() if in_group(p) == self._group}
-        with watched(modules, self._add):
+        with recorded(modules, self._family.attention, self._add):
             return executor(x, *args, **kwargs)
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
@@ -211,44 +214,73 @@ class Watch:
 
 
 @contextmanager
-def watched(
-    modules: Mapping[str, Any], see: Callable[[Tensor, Tensor, Tensor, int], None]
+def recorded(
+    modules: Mapping[str, Any],
+    where: CrossAttention,
+    see: Callable[[Tensor, Tensor, Tensor, int], None],
 ) -> Iterator[None]:
     """Within this context `see` is told of each layer's attention; afterwards all is as before.
 
     Args:
-        modules: the host's cross-attention modules.
+        modules: the cross-attention modules.
+        where: the names of what they hold.
         see: takes queries [R, Q, heads x width], keys [R, T, heads x width], the context [R, T, d]
             that came to the key projection, and the number of heads.
     """
-    before: list[tuple[Any, Any]] = []
-    try:
+    with ForwardSwap() as swap:
         for module in modules.values():
-            asked: list[Tensor] = []
-            for projection, hook in (
-                (module.to_q, partial(_seen_queries, module.to_q.forward, asked)),
-                (module.to_k, partial(_seen_keys, module.to_k.forward, asked, module.heads, see)),
-            ):
-                before.append((projection, vars(projection).get("forward")))
-                vars(projection)["forward"] = hook
+            layer = _SeenLayer(getattr(module, where.heads), where.fused, see)
+            # Behind the norms, where there are any: attention takes what they give.
+            _follow(swap, getattr(module, where.key), layer.on_context)
+            _follow(swap, getattr(module, where.query_norm or where.query), layer.on_queries)
+            _follow(swap, getattr(module, where.key_norm or where.key), layer.on_keys)
         yield
-    finally:
-        for projection, forward in reversed(before):
-            del vars(projection)["forward"]
-            if forward is not None:
-                vars(projection)["forward"] = forward
 
 
-def _seen_queries(original: Any, asked: list[Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    queries = original(x, *args, **kwargs)
-    asked.append(queries)
-    return queries
+class _SeenLayer:
+    """What comes by in one layer, in whatever order it asks its projections."""
+
+    def __init__(self, heads: int, fused: bool, see: Callable[..., None]) -> None:
+        self._heads = heads
+        self._fused = fused
+        self._see = see
+        self._context: Tensor | None = None
+        self._queries: Tensor | None = None
+        self._keys: Tensor | None = None
+
+    def on_context(self, came: Tensor, _: Tensor) -> None:
+        self._context = came
+
+    def on_queries(self, _: Tensor, queries: Tensor) -> None:
+        self._queries = self._by_place(queries)
+        self._tell()
+
+    def on_keys(self, came: Tensor, keys: Tensor) -> None:
+        # A fused projection gives the values as well, a norm behind it no more.
+        both = self._fused and came is self._context
+        self._keys = self._by_place(keys.chunk(2, dim=-1)[0] if both else keys)
+        self._tell()
+
+    def _by_place(self, projected: Tensor) -> Tensor:
+        """[R, places, heads x width], also of a norm that sees the heads apart."""
+        return projected.flatten(2)
+
+    def _tell(self) -> None:
+        if self._queries is None or self._keys is None or self._context is None:
+            return
+        queries, keys, context = self._queries, self._keys, self._context
+        self._queries = self._keys = self._context = None
+        self._see(queries, keys, context, self._heads)
 
 
-def _seen_keys(
-    original: Any, asked: list[Tensor], heads: int, see: Any, context: Tensor, *args: Any, **kw: Any
+def _follow(swap: ForwardSwap, module: Any, see: Callable[[Tensor, Tensor], None]) -> None:
+    """Tell `see` what a module takes and gives, whoever calls it."""
+    swap.put(module, forward=partial(_seen, module.forward, see))
+
+
+def _seen(
+    original: Any, see: Callable[[Tensor, Tensor], None], came: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    keys = original(context, *args, **kw)
-    if asked:
-        see(asked.pop(), keys, context, heads)
-    return keys
+    given = original(came, *args, **kwargs)
+    see(came, given)
+    return given

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..concept.placeholder import not_mentioned, same_word
-from ..families.families import FAMILIES
 from ..method.batches import TrainingError
 from ..method.edit import GatedEdit
 from ..method.training import Encoded
@@ -28,12 +27,8 @@ from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
 from .vectors import Word
 from .weights import is_dynamic, no_room, trainable_weights
 
-# What autograd keeps of a forward pass until backward, in bytes for each cell of the latents and
-# each byte of the dtype: counted on the true networks of SD 1.5 (512 px: 89,900) and SDXL (1024 px:
-# 156,500), their attention in one kernel. Where the host's attention keeps its probabilities, it is
-# two to three times as much.
-KEPT = {"sd1": 90_000, "sd2": 90_000}
-KEPT_AT_MOST = 157_000
+# Where ComfyUI's attention keeps its probabilities, autograd keeps two to three times as much of a
+# forward pass as `ModelFamily.kept` says.
 PROBABILITIES = 3
 # The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
 # encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
@@ -119,7 +114,7 @@ class HostBackbone:
 
         size = compute_dtype(self._base).itemsize
         cells = self._batch[0] * math.prod(self._batch[2:])
-        kept = size * cells * KEPT.get(self.family, KEPT_AT_MOST)
+        kept = size * cells * self._family.kept
         one_kernel = (
             model_management.xformers_enabled()
             or model_management.pytorch_attention_flash_attention()
@@ -214,16 +209,15 @@ class HostBackbone:
                 )
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
-        return self._projected(self._layers[layer].value, encoding)
+        return self._projected("value", layer, encoding)
 
     def key_projection(self, layer: str, encoding: Tensor) -> Tensor:
-        return self._projected(self._layers[layer].key, encoding)
+        return self._projected("key", layer, encoding)
 
-    def _projected(self, projection: Any, encoding: Tensor) -> Tensor:
+    def _projected(self, kind: str, layer: str, encoding: Tensor) -> Tensor:
         with torch.no_grad():
             context = encoding[None, None].to(self.device, compute_dtype(self._base))
-            projected: Tensor = projection(context)
-        return projected[0, 0].float()
+            return self._layers[layer].project(kind, context)[0, 0].float()
 
     def loss(
         self,
@@ -259,6 +253,7 @@ class HostBackbone:
                 stack.enter_context(
                     checkpointed(
                         base.diffusion_model,
+                        self._family,
                         self._layers,
                         prepare=lambda context: current.prepare(edit, context),
                         again=lambda paths: hooks(
@@ -278,7 +273,7 @@ class HostBackbone:
 
     def _conditions(self, encoded: Encoded, noisy: Tensor) -> dict[str, Any]:
         """The host's own keyword arguments of a forward pass."""
-        height, width = (8 * n for n in noisy.shape[-2:])
+        height, width = (self._family.pixels * n for n in noisy.shape[-2:])
         made = self._base.extra_conds(
             cross_attn=encoded.context.to(noisy.device),
             pooled_output=encoded.extra,
@@ -376,7 +371,7 @@ def refuse_known_word(clip: Any, placeholder: str) -> None:
 def _check_pair(model: Any, clip: Any) -> None:
     family = detect_family(model)
     found = encoder_widths(clip)
-    if found != dict(FAMILIES[family.id].encoders):
+    if found != dict(family.encoders):
         raise HostMismatch(
             f"The connected model is of {family.title}, whose text encoders are "
             f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "

@@ -13,46 +13,56 @@ from typing import Any
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..families import ModelFamily
+from .forward_swap import ForwardSwap
+from .models import HostMismatch
+
 Again = Callable[[Iterable[str]], AbstractContextManager[Any]]
 """Paths of layers -> the edit's hooks on them, for a block that runs again."""
 
 
 @contextmanager
 def checkpointed(
-    network: Any, layers: Iterable[str], prepare: Callable[[Tensor], object], again: Again
+    network: Any,
+    family: ModelFamily,
+    layers: Iterable[str],
+    prepare: Callable[[Tensor], object],
+    again: Again,
 ) -> Iterator[None]:
     """Within this context the network's blocks are checkpointed; afterwards they are as before.
 
     Args:
-        network: a host's UNet.
+        network: a diffusion model.
+        family: its family, which knows its blocks.
         layers: paths of the layers that the edit is on.
         prepare: called with the context of every block before it runs. What blocks share is made
             there, once, and not again with each.
         again: see `Again`.
+
+    Raises HostMismatch when the network has none of the family's blocks.
     """
     layers = tuple(layers)
-    before: list[tuple[Any, dict[str, Any]]] = []
-    try:
-        for path, block in _blocks(network):
-            own = block.__dict__
+    with ForwardSwap() as swap:
+        for path, block in _blocks(network, family):
             inside = [layer for layer in layers if layer.startswith(f"{path}.")]
-            forward = _checkpointing(block.forward, inside, prepare, again)
-            before.append((block, {"forward": own["forward"]} if "forward" in own else {}))
-            own["forward"] = forward
+            swap.put(block, forward=_checkpointing(block.forward, inside, prepare, again))
         yield
-    finally:
-        for block, entries in reversed(before):
-            block.__dict__.pop("forward", None)
-            block.__dict__.update(entries)
 
 
-def _blocks(network: Any) -> list[tuple[str, Any]]:
-    """The parts of a UNet that hold nearly all that backward needs, none within another."""
-    from comfy.ldm.modules.attention import BasicTransformerBlock
-    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
-
-    kinds = (BasicTransformerBlock, ResBlock)
-    return [(path, part) for path, part in network.named_modules() if isinstance(part, kinds)]
+def _blocks(network: Any, family: ModelFamily) -> list[tuple[str, Any]]:
+    """The parts of a network that hold nearly all that backward needs, none within another."""
+    found = [
+        (path, part)
+        for path, part in network.named_modules()
+        if any(ancestor.__name__ in family.blocks for ancestor in type(part).__mro__)
+    ]
+    if not found:
+        raise HostMismatch(
+            f"Gradient checkpointing finds no {' or '.join(family.blocks)} in this "
+            f"{type(network).__name__} of {family.title}, so it would save no memory. Set "
+            "checkpointing to off on Perfusion Train Concept."
+        )
+    return found
 
 
 def _checkpointing(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.families import FAMILIES, Family
+from ..families import FAMILIES, ModelFamily
 from ..method.covariance import Covariance, cache_key, estimate
 from .encoding import encode
 from .models import HostMismatch, describe_families
@@ -20,7 +20,7 @@ _KEPT = 4
 _cache: dict[str, Covariance] = {}
 
 
-def family_of_clip(clip: Any) -> Family:
+def family_of_clip(clip: Any) -> ModelFamily:
     """The family of a host's CLIP. Raises HostMismatch when concepts do not know its encoders."""
     found = encoder_widths(clip)
     for family in FAMILIES.values():

@@ -13,8 +13,8 @@ from typing import Generic, TypeVar
 from ..concept.card import preview_kind
 from ..concept.concept import Concept, ConceptError
 from ..concept.concept_file import ConceptCard, load_concept, read_card, read_preview
+from ..families import ModelFamily
 from ..families.checkpoint_file import family_of_checkpoint
-from ..families.families import Family
 from ..limits import MAX_CARDS, MAX_PREVIEW_SIDE
 from .concept_folder import concept_names, concept_path, version_of
 
@@ -123,7 +123,7 @@ def concept_preview(name: str) -> tuple[bytes, str]:
     return picture, kind
 
 
-def checkpoint_family(folder: str, name: str) -> Family | None:
+def checkpoint_family(folder: str, name: str) -> ModelFamily | None:
     """The family of a checkpoint of the host, or None when its file does not tell.
 
     Raises ConceptError for another folder, or when there is no such file in it.

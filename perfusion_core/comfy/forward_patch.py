@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..method.edit import GatedEdit, LockedPrompt, PreparedContext, add_values
+from .forward_swap import ForwardSwap
 from .models import Layer
 
 # Packs that build a new context for every layer (attention coupling) would otherwise keep them all.
@@ -78,7 +79,8 @@ class Hook:
         original: the forward that was there before.
         current: the pass.
         edit: of this layer.
-        difference: D [J, out] of this layer, or of its keys where they are trained.
+        values, keys: D [J, out] of this layer; None for what the projection does not give, and for
+            the keys while they are locked.
         fresh: what `original` gives belongs to the caller alone: it is a linear layer's own
             forward. (One that somebody has put in its place may keep what it gave.)
     """
@@ -86,7 +88,8 @@ class Hook:
     original: Any
     current: EditedPass
     edit: GatedEdit
-    difference: Tensor
+    values: Tensor | None
+    keys: Tensor | None
     fresh: bool
 
 
@@ -96,17 +99,11 @@ HOOK = "_perfusion_hook"
 # As methods of the module, not as objects of their own: a compiled model then recognises them from
 # pass to pass and from layer to layer, and a slider does not compile it anew.
 def _edited_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """W_K e' through the layer's own forward."""
-    hook: Hook = module._perfusion_hook
-    return hook.original(hook.current.prepare(hook.edit, context).keys, *args, **kwargs)
-
-
-def _trained_keys(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """W_K e' through the layer's own forward, and the learned differences of trained keys."""
+    """W_K e' through the layer's own forward; with the learned differences of trained keys."""
     hook: Hook = module._perfusion_hook
     prepared = hook.current.prepare(hook.edit, context)
     keys = hook.original(prepared.keys, *args, **kwargs)
-    return add_values(keys, prepared.weights, hook.difference)
+    return _with(keys, prepared, hook.keys)
 
 
 def _edited_values(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +111,27 @@ def _edited_values(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> A
     hook: Hook = module._perfusion_hook
     prepared = hook.current.prepare(hook.edit, context)
     values = hook.original(prepared.context, *args, **kwargs)
-    return add_values(values, prepared.weights, hook.difference, in_place=hook.fresh)
+    return _with(values, prepared, hook.values, in_place=hook.fresh)
+
+
+def _edited_both(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Both of one fused projection, keys first."""
+    hook: Hook = module._perfusion_hook
+    prepared = hook.current.prepare(hook.edit, context)
+    keys, values = hook.original(prepared.context, *args, **kwargs).chunk(2, dim=-1)
+    if prepared.keys is not prepared.context:
+        keys = hook.original(prepared.keys, *args, **kwargs).chunk(2, dim=-1)[0]
+    return torch.cat(
+        [_with(keys, prepared, hook.keys), _with(values, prepared, hook.values)], dim=-1
+    )
+
+
+def _with(
+    projected: Tensor, prepared: PreparedContext, difference: Tensor | None, in_place: bool = False
+) -> Tensor:
+    if difference is None:
+        return projected
+    return add_values(projected, prepared.weights, difference, in_place=in_place)
 
 
 @contextmanager
@@ -144,41 +161,36 @@ def edited(
     Gives the pass.
     """
     current = current or EditedPass(prompts)
-    before: list[tuple[Any, dict[str, Any]]] = []
-    try:
+    with ForwardSwap() as swap:
         for path, edit in edits.items():
             edit.move_to(device, dtype)
-            difference = differences.on(path, device, dtype)
+            values = differences.on(path, device, dtype)
+            keys = None if key_differences is None else key_differences.on(path, device, dtype)
             layer = layers[path]
-            for module, forward in ((layer.key, _edited_keys), (layer.value, _edited_values)):
-                original = _own(module)
-                fresh = isinstance(module, torch.nn.Linear) and _is_own_method(module, original)
-                _put(module, forward, Hook(original, current, edit, difference, fresh), before)
-            if key_differences is not None:
-                trained = key_differences.on(path, device, dtype)
-                hook = Hook(_own(layer.key), current, edit, trained, fresh=False)
-                _put(layer.key, _trained_keys, hook, before)
+            if layer.fused:
+                _put(swap, layer.key, _edited_both, current, edit, values, keys)
+            else:
+                _put(swap, layer.key, _edited_keys, current, edit, None, keys)
+                _put(swap, layer.value, _edited_values, current, edit, values, None)
         yield current
-    finally:
-        for module, entries in reversed(before):
-            for name in ("forward", HOOK):
-                module.__dict__.pop(name, None)
-            module.__dict__.update(entries)
 
 
-def _own(module: Any) -> Any:
-    """The module's forward without a hook of ours: a pass within a pass replaces the edit."""
-    hook = module.__dict__.get(HOOK)
-    return module.forward if hook is None else hook.original
+def _put(
+    swap: ForwardSwap,
+    module: Any,
+    forward: Any,
+    current: EditedPass,
+    edit: GatedEdit,
+    values: Tensor | None,
+    keys: Tensor | None,
+) -> None:
+    before: Hook | None = module.__dict__.get(HOOK)
+    # A pass within a pass replaces the edit.
+    original = module.forward if before is None else before.original
+    fresh = isinstance(module, torch.nn.Linear) and _is_own_method(module, original)
+    hook = Hook(original, current, edit, values, keys, fresh)
+    swap.put(module, **{HOOK: hook, "forward": MethodType(forward, module)})
 
 
 def _is_own_method(module: Any, forward: Any) -> bool:
     return getattr(forward, "__func__", None) is type(module).forward
-
-
-def _put(module: Any, forward: Any, hook: Hook, before: list[tuple[Any, dict[str, Any]]]) -> None:
-    # The instance's own dictionary: torch's __setattr__ takes longer and does the same here.
-    own = module.__dict__
-    before.append((module, {name: own[name] for name in ("forward", HOOK) if name in own}))
-    own[HOOK] = hook
-    own["forward"] = MethodType(forward, module)

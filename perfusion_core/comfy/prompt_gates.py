@@ -20,7 +20,7 @@ import torch
 from ..concept.concept import Concept, check_words
 from ..concept.placeholder import same_word
 from ..draw.token_gates import TokenGates
-from ..families.families import FAMILIES
+from ..families import FAMILIES
 from ..limits import MAX_CONCEPTS, MAX_KEPT, MAX_NODES, MAX_TEXT
 from .beside_queue import Busy, IdleQueue, beside
 from .clip_covariance import family_of_clip

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..concept.concept import Concept
 from ..concept.placeholder import fold
-from ..families.families import FAMILIES
+from ..families import FAMILIES
 from ..method.settings import KeyLock
 from .encoding import Encoding, encode
 from .key_lock import LOCKED_PROMPT, SUPERCLASS_PROMPT, with_key_lock

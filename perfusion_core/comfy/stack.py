@@ -12,7 +12,7 @@ import torch
 
 from ..concept.concept import Concept, check_fits
 from ..concept.placeholder import same_word
-from ..families.families import FAMILIES
+from ..families import FAMILIES
 from ..method.edit import GatedEdit
 from ..method.settings import MAX_STRENGTH, ConceptSettings, KeyLock
 from ..method.slider_schedule import Course

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..draw.plots import to_tensor
 from ..draw.token_gates import COLOURS
-from ..families.families import FAMILIES, in_order
+from ..families import FAMILIES, in_order
 from ..limits import MAX_PREVIEW_SIDE
 from .concept import Concept
 

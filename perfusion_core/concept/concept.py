@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..families.families import FAMILIES, Family
+from ..families import FAMILIES, ModelFamily
 from ..method.settings import ConceptSettings
 from .word_choice import unreadable, unwise
 
@@ -40,7 +40,7 @@ class Concept:
 
     Attributes:
         name: what a user calls it.
-        family: id of a `Family`.
+        family: id of a `ModelFamily`.
         placeholder: the word in a prompt that stands for the concept, such as "teddy*".
         superclass: the ordinary word for what the concept is, such as "teddy".
         embeddings: text encoder -> the placeholder's learned vectors [n, w].
@@ -238,7 +238,7 @@ def check_words(placeholder: str, superclass: str) -> None:
         raise ConceptError(problem)
 
 
-def check_fits(concept: Concept, family: Family, layers: Mapping[str, int]) -> None:
+def check_fits(concept: Concept, family: ModelFamily, layers: Mapping[str, int]) -> None:
     """Raise ConceptError unless the concept can be applied to a model.
 
     Args:
@@ -279,7 +279,7 @@ def _shape(tensor: Tensor) -> str:
     return str(list(tensor.shape))
 
 
-def _expect_shape(name: str, tensor: Tensor, shape: tuple[int, ...], family: Family) -> None:
+def _expect_shape(name: str, tensor: Tensor, shape: tuple[int, ...], family: ModelFamily) -> None:
     if tuple(tensor.shape) != shape:
         raise ConceptError(
             f"{name} has the shape {_shape(tensor)}; expected {list(shape)} for {family.title}"

@@ -1,6 +1,6 @@
 """Built-in captions, so that a covariance needs no file: plain, varied, always the same.
 
-They belong to the model family: `Family.captions` names one of the functions here.
+They belong to the model family: `ModelFamily.captions` names one of the functions here.
 """
 
 from __future__ import annotations

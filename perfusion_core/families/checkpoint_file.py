@@ -6,32 +6,21 @@ import stat
 from pathlib import Path
 
 from ..concept.safetensors_file import NotSafetensors, read_header
-from .families import FAMILIES, UNET_GROUPS, Family
+from . import FAMILIES, ModelFamily
 
-# The host's largest checkpoints have headers of one or two megabytes.
+# ComfyUI's largest checkpoints have headers of one or two megabytes.
 MAX_HEADER = 32 << 20
 
-# The parts of a UNet in the host's names and in those of diffusers; other networks have none.
-_PARTS = {*UNET_GROUPS, "down_blocks", "mid_block", "up_blocks"}
 
-
-def family_of_checkpoint(path: Path) -> Family | None:
+def family_of_checkpoint(path: Path) -> ModelFamily | None:
     """The family of a model in a safetensors file, or None when the header does not tell.
 
-    A family is told by the width of the text that enters the keys of cross-attention. Other
-    formats, and models without such layers, give None: only loading them would tell. Raises
-    OSError when the file cannot be read.
+    Other formats, and models that no family recognises, give None: only loading them would tell.
+    Raises OSError when the file cannot be read.
     """
-    by_width = {family.context_width: family for family in FAMILIES.values()}
-    keys = {f"{f.attention.layer}.{f.attention.key}.weight" for f in FAMILIES.values()}
-    widths = {
-        shape[1]
-        for name, shape in _shapes(path).items()
-        if len(shape) == 2
-        and any(name.endswith(f".{key}") for key in keys)
-        and not _PARTS.isdisjoint(name.split("."))
-    }
-    return by_width.get(widths.pop()) if len(widths) == 1 else None
+    shapes = _shapes(path)
+    found = [family for family in FAMILIES.values() if family.recognises_file(shapes)]
+    return found[0] if len(found) == 1 else None
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

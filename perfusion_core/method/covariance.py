@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..families.families import FAMILIES, Family
+from ..families import FAMILIES, ModelFamily
 
 # How much correlations shrink; see `from_tokens`. Measured: on samples with the second moment of
 # SD 1.5's encodings (300 to 8000 tokens, half of their variance shared within a caption) the
@@ -42,7 +42,7 @@ class Covariance:
     Attributes:
         matrix: C [d, d] in fp32, symmetric and positive definite.
         count: how many tokens it was estimated from.
-        family: id of the `Family` whose text encodings these are.
+        family: id of the `ModelFamily` whose text encodings these are.
     """
 
     matrix: Tensor
@@ -70,7 +70,7 @@ class Covariance:
             )
         return factor
 
-    def check_family(self, family: Family) -> None:
+    def check_family(self, family: ModelFamily) -> None:
         """Raise CovarianceError unless it is of the text encodings of that family."""
         if self.family != family.id:
             raise CovarianceError(
@@ -104,7 +104,7 @@ def estimate(
     Args:
         encode: the text encoder.
         captions: at least one.
-        family: id of the `Family` of the encoder.
+        family: id of the `ModelFamily` of the encoder.
         batch_size: captions per call of `encode`.
         on_captions: called with (captions done, captions in all) after each batch; may raise to
             stop.

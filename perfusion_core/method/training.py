@@ -2,8 +2,8 @@
 
 What a model must offer is the protocol `Backbone`; `comfy.backbone` implements it for ComfyUI's
 models, the tests for a toy. What is learned are the placeholder's token embeddings and, per layer,
-the value difference D (arXiv 2305.01644); the model's own weights never change. For comparison, keys
-can be learned as values are (`key_mode`).
+the value difference D (arXiv 2305.01644); the model's own weights never change. For comparison,
+keys can be learned as values are (`key_mode`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from ..concept.concept import Concept, check_fits, check_words
-from ..families.families import FAMILIES
+from ..families import FAMILIES
 from .batches import Batch, PictureGroup, TrainingError, batches, captions_of
 from .covariance import Covariance
 from .edit import GatedEdit
@@ -47,7 +47,7 @@ class Backbone(Protocol):
 
     @property
     def family(self) -> str:
-        """Id of the model's `Family`."""
+        """Id of the model's `ModelFamily`."""
 
     @property
     def layers(self) -> Mapping[str, int]:

@@ -12,7 +12,7 @@ from serving import example_graph, on_both_designs, on_every_frontend
 
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import save_concept
-from perfusion_core.families.families import FAMILIES
+from perfusion_core.families import FAMILIES
 from tools.server import RunningHost
 
 if TYPE_CHECKING:

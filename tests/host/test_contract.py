@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perfusion_core.comfy.contract import CONTRACT, FITS, MOVED, OLDEST, SEEN, SINCE, Part
-from perfusion_core.families.families import FAMILIES, REFUSED
+from perfusion_core.families import FAMILIES, REFUSED
 from tools import watch
 from tools.locate import find_host
 

@@ -14,7 +14,7 @@ from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack, layer_paths, tune
 from perfusion_core.concept.concept import Concept
-from perfusion_core.families.families import in_order
+from perfusion_core.families import in_order
 from perfusion_core.method.settings import ConceptSettings, LayerWeights
 
 Model = Any

@@ -31,7 +31,7 @@ from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import apply_stack, layer_paths, recommended, stack_of, tune
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
-from perfusion_core.families.families import FAMILIES, REFUSED
+from perfusion_core.families import FAMILIES, REFUSED
 from perfusion_core.method.edit import GatedEdit
 from perfusion_core.method.settings import ConceptSettings
 from perfusion_core.method.training import Encoded

@@ -563,7 +563,7 @@ def test_without_captions_a_covariance_is_made_from_those_of_the_models_family(
 ) -> None:
     built_in = call(nodes["PerfusionCovariance"], clip=[clip]).args[0]
     assert built_in.family == "emoji"
-    captions = "\n".join(core("families.families").FAMILIES["emoji"].captions())
+    captions = "\n".join(core("families").FAMILIES["emoji"].captions())
     assert call(nodes["PerfusionCovariance"], clip=[clip], captions=[captions]).args[0] is built_in
 
 

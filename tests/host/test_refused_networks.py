@@ -23,7 +23,7 @@ import torch
 from tiny_models import randomise
 from torch import Tensor, nn
 
-from perfusion_core.families.families import REFUSED, CrossAttention
+from perfusion_core.families import REFUSED, CrossAttention
 
 TEXT, TOKENS, BLOCKS = 24, 7, 2  # a text width that no other part of these networks has
 ADAPTED, PADDED = 5, 512  # encodings that Anima's adapter gives, and as many with the zeros behind

@@ -19,7 +19,7 @@ from tiny_models import loaded_again_by
 from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.models import detect_family
 from perfusion_core.concept.concept import Concept
-from perfusion_core.families.families import Family
+from perfusion_core.families import ModelFamily
 from perfusion_core.method.batches import PictureGroup
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.training import TrainingSettings, train
@@ -172,7 +172,7 @@ def fill(module: torch.nn.Module, seed: int = 0, scale: float = 0.6) -> None:
 
 
 def random_concept(
-    family: Family,
+    family: ModelFamily,
     layers: Mapping[str, int],
     placeholder: str = "teddy*",
     seed: int = 0,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perfusion_core.concept.concept import Concept
-from perfusion_core.families.families import FAMILIES
+from perfusion_core.families import FAMILIES
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from perfusion_core.concept.concept import Concept, ConceptError, check_fits, check_words
-from perfusion_core.families.families import FAMILIES, in_order
+from perfusion_core.families import FAMILIES, in_order
 from perfusion_core.method.settings import ConceptSettings
 
 MakeConcept = Callable[..., Concept]

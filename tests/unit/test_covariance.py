@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from perfusion_core.families import FAMILIES, ModelFamily
 from perfusion_core.families.captions import COUNT, ordinary_captions
-from perfusion_core.families.families import FAMILIES, Family
 from perfusion_core.method.covariance import (
     Covariance,
     CovarianceError,
@@ -185,7 +185,7 @@ def test_bad_input_is_refused() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.id)
-def test_the_built_in_captions_are_many_and_varied(family: Family) -> None:
+def test_the_built_in_captions_are_many_and_varied(family: ModelFamily) -> None:
     captions = family.captions()
     assert len(captions) == len(set(captions)) == COUNT
     assert family.captions() == captions

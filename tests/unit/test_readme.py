@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perfusion_core.families.families import FAMILIES, REFUSED
+from perfusion_core.families import FAMILIES, REFUSED
 from tools.readme import families_table, with_table
 
 

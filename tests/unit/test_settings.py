@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perfusion_core.families.families import FAMILIES, REFUSED, in_order
+from perfusion_core.families import FAMILIES, REFUSED, in_order
 from perfusion_core.method.settings import ConceptSettings, LayerWeights, parse_layer_weights
 
 PATHS = [f"input_blocks.{n}.1.attn2" for n in (1, 2, 10)] + ["middle_block.1.attn2"]

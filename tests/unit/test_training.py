@@ -15,7 +15,7 @@ from torch import Tensor
 
 from perfusion_core.concept.concept import Concept, ConceptError
 from perfusion_core.concept.concept_file import load_concept, save_concept
-from perfusion_core.families.families import FAMILIES
+from perfusion_core.families import FAMILIES
 from perfusion_core.method.batches import PictureGroup, TrainingError, batches, mask_weights
 from perfusion_core.method.covariance import Covariance, estimate
 from perfusion_core.method.edit import GatedEdit, add_values

@@ -1,119 +1,12 @@
-"""Which models concepts fit, and which not and why: one table, an entry each, no branch in code."""
+"""Models that concepts do not fit, by the name of their class in ComfyUI, each with its reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .captions import emoji_captions, ordinary_captions
-
-
-@dataclass(frozen=True)
-class CrossAttention:
-    """Where the text enters the cross-attention layers of a network.
-
-    Attributes:
-        layer: end of the path of every such layer and of no other: as many of its last parts as
-            that takes.
-        key, value: names of the projections within the layer; the same name where one projection
-            gives both, keys first (fused).
-        bias: whether the projections add a bias.
-        key_norm: name of the norm that follows the keys; "" for none.
-        before: what the text passes through between the text encoder and these layers; "" for
-            nothing.
-        outside: first part of the paths that end like those of the layers and are not meant.
-    """
-
-    layer: str = "attn2"
-    key: str = "to_k"
-    value: str = "to_v"
-    bias: bool = False
-    key_norm: str = ""
-    before: str = ""
-    outside: str = ""
-
-    @property
-    def fused(self) -> bool:
-        """Whether one projection gives both keys and values."""
-        return self.key == self.value
-
-    def is_layer(self, path: str) -> bool:
-        """Whether the module at `path` of a network is such a layer."""
-        meant = not self.outside or path.partition(".")[0] != self.outside
-        return meant and f".{path}".endswith(f".{self.layer}")
-
-
-# The parts of a UNet by the first part of a layer's path.
-UNET_GROUPS = MappingProxyType(
-    {"input_blocks": "down", "middle_block": "middle", "output_blocks": "up"}
-)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Models whose text reaches cross-attention in the same way, so that a concept fits them all.
-
-    Attributes:
-        id: what a concept file says. Stable: never renamed once released.
-        title: what a user reads.
-        encoders: text encoder -> width of its token embeddings, in the order in which their
-            encodings are joined into the context. The keys are the host's names of the encoders.
-        resolution: side in pixels of the square pictures that the models were made for.
-        attention: where keys and values are.
-        captions: gives the captions that a covariance is estimated from when the user has none.
-    """
-
-    id: str
-    title: str
-    encoders: Mapping[str, int]
-    resolution: int
-    attention: CrossAttention = CrossAttention()
-    captions: Callable[[], tuple[str, ...]] = ordinary_captions
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "encoders", MappingProxyType(dict(self.encoders)))
-
-    @property
-    def context_width(self) -> int:
-        """d: the width of the text encodings that reach the cross-attention layers."""
-        return sum(self.encoders.values())
-
-    def group(self, path: str) -> str:
-        """Which part of the network the layer at `path` is in: "down", "middle" or "up"."""
-        return UNET_GROUPS[path.partition(".")[0]]
-
-    def may_have(self, path: str) -> bool:
-        """Whether `path` can be that of a cross-attention layer of these models."""
-        return path.partition(".")[0] in UNET_GROUPS and self.attention.is_layer(path)
-
-
-def in_order(paths: Iterable[str]) -> list[str]:
-    """Paths of layers in the network's order: by their parts, numbers as numbers."""
-
-    def in_parts(path: str) -> list[tuple[int, str]]:
-        return [(int(p), "") if p.isdecimal() else (-1, p) for p in path.split(".")]
-
-    return sorted(paths, key=in_parts)
-
-
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        family.id: family
-        for family in (
-            Family("sd1", "Stable Diffusion 1.x", {"clip_l": 768}, 512),
-            Family("sd2", "Stable Diffusion 2.x", {"clip_h": 1024}, 768),
-            Family("sdxl", "Stable Diffusion XL", {"clip_l": 768, "clip_g": 1280}, 1024),
-            Family(
-                "emoji",
-                "the emoji world of the demo",
-                {"clip_l": 192},
-                128,
-                captions=emoji_captions,
-            ),
-        )
-    }
-)
+from .base import CrossAttention
 
 
 @dataclass(frozen=True)
@@ -123,7 +16,7 @@ class Refusal:
     Attributes:
         reason: why, as an error says it.
         attention: where their keys and values are, when they have the cross-attention that a
-            concept could edit and only the entry in `FAMILIES` is missing.
+            concept could edit and only a family for it is missing.
     """
 
     reason: str
@@ -156,7 +49,7 @@ _WAN = _later(
     CrossAttention("cross_attn", "k", "v", bias=True, key_norm="norm_k", before="text_embedding")
 )
 
-# Name of the host's model class -> why. A class inherits its parent's refusal.
+# Name of ComfyUI's model class -> why. A class inherits its parent's refusal.
 REFUSED: Mapping[str, Refusal] = MappingProxyType(
     {
         "SDXLRefiner": Refusal(

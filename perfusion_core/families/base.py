@@ -1,0 +1,150 @@
+"""What a model family answers: all that differs between models, in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from .captions import ordinary_captions
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Where the text enters the cross-attention layers of a network.
+
+    Attributes:
+        layer: end of the path of every such layer and of no other: as many of its last parts as
+            that takes.
+        key, value: names of the projections within the layer; the same name where one projection
+            gives both, keys first (fused).
+        query: name of the projection of the queries within the layer.
+        heads: name of the layer's number of heads.
+        bias: whether the projections add a bias.
+        key_norm, query_norm: names of the norms that follow keys and queries; "" for none.
+        before: what the text passes through between the text encoder and these layers; "" for
+            nothing.
+        outside: first part of the paths that end like those of the layers and are not meant.
+    """
+
+    layer: str
+    key: str
+    value: str
+    query: str = "to_q"
+    heads: str = "heads"
+    bias: bool = False
+    key_norm: str = ""
+    query_norm: str = ""
+    before: str = ""
+    outside: str = ""
+
+    @property
+    def fused(self) -> bool:
+        """Whether one projection gives both keys and values."""
+        return self.key == self.value
+
+    def is_layer(self, path: str) -> bool:
+        """Whether the module at `path` of a network is such a layer."""
+        meant = not self.outside or path.partition(".")[0] != self.outside
+        return meant and f".{path}".endswith(f".{self.layer}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """Models whose text reaches cross-attention in the same way, so that a concept fits them all.
+
+    Attributes:
+        id: what a concept file says. Stable: never renamed once released.
+        title: what a user reads.
+        encoders: text encoder -> width of its token embeddings, in the order in which their
+            encodings are joined into the context. The keys are ComfyUI's names of the encoders.
+        resolution: side in pixels of the square pictures that the models were made for.
+        network: name of the class of the models' network in ComfyUI.
+        attention: where keys and values are.
+        blocks: names of the classes of the network's blocks, none within another, that hold nearly
+            all that backward needs: what gradient checkpointing runs again.
+        kept: bytes that autograd keeps of a forward pass until backward, for each cell of the
+            latents and each byte of the dtype, where attention is one kernel.
+        pixels: side in pixels of a cell of the latents.
+        captions: gives the captions that a covariance is estimated from when the user has none.
+        captions: gives the captions that a covariance is estimated from when the user has none.
+    """
+
+    id: str
+    title: str
+    encoders: Mapping[str, int]
+    resolution: int
+    network: str
+    attention: CrossAttention
+    blocks: tuple[str, ...]
+    kept: int
+    pixels: int = 8
+    captions: Callable[[], tuple[str, ...]] = ordinary_captions
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoders", MappingProxyType(dict(self.encoders)))
+
+    @property
+    def context_width(self) -> int:
+        """d: the width of the text encodings that reach the cross-attention layers."""
+        return sum(self.encoders.values())
+
+    # What models are of this family.
+
+    def recognises(self, network: Any) -> bool:
+        """Whether a network, a `diffusion_model` of ComfyUI's, is of this family: by its class and
+        its shape."""
+        return self.is_of_class(network) and self.text_widths(network) == {self.context_width}
+
+    def is_of_class(self, network: Any) -> bool:
+        """Whether the network is of the family's class; other families may share it."""
+        return self.network in (ancestor.__name__ for ancestor in type(network).__mro__)
+
+    def text_widths(self, network: Any) -> set[int]:
+        """Widths of the text that the layers of a network take."""
+        parts = self.layer_modules(network).values()
+        return {int(getattr(part, self.attention.key).in_features) for part in parts}
+
+    def recognises_file(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether a checkpoint on disk, of tensors of these names and shapes, is of this family.
+
+        Told by the width of the text that enters the keys; `has_part` tells other networks apart.
+        """
+        end = f"{self.attention.layer}.{self.attention.key}.weight"
+        widths = {
+            shape[1]
+            for name, shape in shapes.items()
+            if len(shape) == 2 and f".{name}".endswith(f".{end}") and self.has_part(name)
+        }
+        return widths == {self.context_width}
+
+    def has_part(self, name: str) -> bool:
+        """Whether a tensor of this name in a checkpoint on disk can be of such a network."""
+        raise NotImplementedError
+
+    # Their layers.
+
+    def layer_modules(self, network: Any) -> dict[str, Any]:
+        """The cross-attention layers of a network by path, in the network's order."""
+        where = self.attention
+        # torch.compile puts its own part into a path.
+        named = ((path.replace("_orig_mod.", ""), part) for path, part in network.named_modules())
+        return {p: part for p, part in named if where.is_layer(p) and hasattr(part, where.key)}
+
+    def may_have(self, path: str) -> bool:
+        """Whether `path` can be that of a cross-attention layer of these models."""
+        return self.attention.is_layer(path) and self.group(path) != ""
+
+    def group(self, path: str) -> str:
+        """Which part of the network the layer at `path` is in, such as "middle"; "" for none."""
+        raise NotImplementedError
+
+
+def in_order(paths: Iterable[str]) -> list[str]:
+    """Paths of layers in the network's order: by their parts, numbers as numbers."""
+
+    def in_parts(path: str) -> list[tuple[int, str]]:
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in path.split(".")]
+
+    return sorted(paths, key=in_parts)
