@@ -24,7 +24,7 @@ from perfusion_core.comfy.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT, add_c
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.batches import PictureGroup
-from perfusion_core.method.training import TrainingResult, TrainingSettings, train
+from perfusion_core.method.training import Training, TrainingSettings, train
 
 STEPS, CFG = 20, 2.0
 AT_ONCE = 32  # pictures sampled in one batch
@@ -72,7 +72,7 @@ class LocalComfyUI:
         superclass: str,
         settings: TrainingSettings,
         through: Callable[[Any], Any] = lambda backbone: backbone,
-    ) -> TrainingResult:
+    ) -> Training:
         """Train a concept, whose placeholder is its superclass with a star.
 
         Args:

@@ -2,58 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..perfusion_core.comfy.backbone import CHECKPOINTING, refuse_known_word, training_backbone
-from ..perfusion_core.comfy.clip_covariance import covariance_of
-from ..perfusion_core.comfy.memory import out_of_memory
-from ..perfusion_core.comfy.models import detect_family
-from ..perfusion_core.comfy.painter import BackbonePainter
-from ..perfusion_core.comfy.pictures import (
-    bring_to_size,
-    flipped,
-    look_like_backgrounds,
-    picture_groups,
-    prompt_lines,
-    read_pictures,
-    thumbnail,
-)
-from ..perfusion_core.comfy.scores import AUTO, ClipScorer, score_models
+from ..perfusion_core.comfy.backbone import CHECKPOINTING
+from ..perfusion_core.comfy.scores import AUTO, score_models
 from ..perfusion_core.comfy.stack import ConceptEntry, recommended
-from ..perfusion_core.concept.concept import Concept, check_words
+from ..perfusion_core.concept.concept import Concept
 from ..perfusion_core.draw.contact_sheet import contact_sheet
 from ..perfusion_core.draw.plots import loss_plot
-from ..perfusion_core.limits import MAX_VALIDATION
-from ..perfusion_core.method.batches import TrainingError
+from ..perfusion_core.learn.session import Learned, Plan, learn
 from ..perfusion_core.method.covariance import Covariance
-from ..perfusion_core.method.templates import validation_prompts
-from ..perfusion_core.method.training import (
-    KEY_MODES,
-    MAX_VECTORS,
-    TrainingResult,
-    TrainingSettings,
-    train,
-)
-from ..perfusion_core.method.validation import Validation
+from ..perfusion_core.method.training import KEY_MODES, MAX_VECTORS, TrainingSettings
 from .lists import single_values
+from .training_progress import NodeProgress
 from .types import CATEGORY, ConceptType, CovarianceType, for_page
-from .watch import TrainingWatch, stop_when_asked
-
-logger = logging.getLogger(__name__)
 
 DEFAULTS = TrainingSettings()
-
-_BACKGROUND_MASKS = (
-    "Most masks cover the edges of their pictures and leave out the middle: they look like masks "
-    "of the background. Load Image's mask is where a picture is transparent; put Invert Mask "
-    "behind it."
-)
 
 
 class PerfusionTrainConcept(io.ComfyNode):
@@ -382,110 +350,53 @@ class PerfusionTrainConcept(io.ComfyNode):
         select: bool = False,
         scorer: str = AUTO,
     ) -> io.NodeOutput:
-        settings = TrainingSettings(
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            vectors=vectors,
-            embedding_rate=embedding_rate,
-            value_rate=value_rate,
-            bias=train_bias,
-            temperature=train_temperature,
-            ema=ema,
-            key_mode=key_mode,
+        plan = Plan(
+            placeholder,
+            superclass,
+            TrainingSettings(
+                steps=steps,
+                batch_size=batch_size,
+                seed=seed,
+                vectors=vectors,
+                embedding_rate=embedding_rate,
+                value_rate=value_rate,
+                bias=train_bias,
+                temperature=train_temperature,
+                ema=ema,
+                key_mode=key_mode,
+            ),
+            covariance=covariance,
+            start=None if resume is None else resume.concept,
+            resolution=resolution,
+            flip=flip,
+            checkpointing=checkpointing,
+            look_every=preview_every,
+            prompts="\n".join(validation),
+            select=select,
+            scorer=scorer,
+            save_every=save_every,
+            keep=on_cancel == "keep",
         )
-        word, kind = placeholder.strip(), superclass.strip()
-        # Everything that can be refused is refused before anything takes long.
-        check_words(word, kind)
-        family = detect_family(model)
-        if covariance is not None:
-            covariance.check_family(family)
-        refuse_known_word(clip, word)
-        pictures = read_pictures(images, masks, captions, word)
-        asked = prompt_lines("\n".join(validation), word, "validation prompt")
-        if len(asked) > MAX_VALIDATION:
-            raise TrainingError(
-                f"There are {len(asked)} validation prompts; at most {MAX_VALIDATION} are looked "
-                "at. Each is a picture at every look: some five are enough."
-            )
-        prompts = asked or validation_prompts(kind)
-        if select and not preview_every:
-            raise TrainingError(
-                "select is on, but preview_every is 0: set preview_every to how often, in steps, "
-                "the concept is to be scored (50 is usual), or select to off."
-            )
-        pictures, sizes = bring_to_size(pictures, family.resolution, resolution)
-        notes = [_BACKGROUND_MASKS] if look_like_backgrounds(pictures) else []
-        for note in notes:
-            logger.warning("Perfusion: %s", note)
-        scoring = ClipScorer([picture.pixels for picture in pictures], scorer) if select else None
-        preview = thumbnail(pictures[0].pixels)
-        start = resume.concept if resume is not None else None
-        watch: TrainingWatch | None = None
-        try:
-            every = flipped(pictures) if flip else pictures
-            groups = picture_groups(vae, every, stop_when_asked)
-            common = covariance or covariance_of(clip, on_captions=stop_when_asked)
-            shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
-            watch = TrainingWatch(
-                cls.hidden.unique_id,
-                settings.steps,
-                save_every,
-                preview_every,
-                keep=on_cancel == "keep",
-                preview=preview,
-            )
-            with training_backbone(
-                model, clip, (settings.batch_size, *shape), checkpointing, half=True
-            ) as backbone:
-                painter = BackbonePainter(backbone, vae, shape, settings.seed, stop_when_asked)
-                # Without scores the others would be painted to be looked at by no one.
-                shown = prompts if scoring else prompts[:1]
-                watch.validation = Validation(shown, painter, scoring)
-                result = train(
-                    backbone,
-                    groups,
-                    placeholder=word,
-                    superclass=kind,
-                    covariance=common,
-                    settings=settings,
-                    start=start,
-                    on_step=watch.step,
-                    on_failure=watch.failed,
-                    cancelled=watch.cancelled,
-                )
-                selected = watch.selected()
-        except Exception as error:
-            rescued = "" if watch is None else watch.rescued
-            if not out_of_memory(error):
-                if not rescued:
-                    raise
-                raise TrainingError(f"{str(error).rstrip('.')}.{rescued}") from error
-            raise TrainingError(
-                f"Training ran out of memory, at batch size {settings.batch_size} and pictures of "
-                f"{sizes}. Lower batch_size first, then resolution"
-                f"{'' if resolution else f' (0 means {family.resolution} here)'}"
-                f"{'' if checkpointing == 'on' else ', or set checkpointing to on'}; these are "
-                f"inputs of this node.{rescued}"
-            ) from error
-        concept = replace(selected or result.concept, preview=preview)
-        chosen = concept.training.get("selected_step")
+        progress = NodeProgress(cls.hidden.unique_id, steps)
+        learned = learn(model, clip, vae, images, masks, captions, plan, progress)
+        chosen = learned.concept.training.get("selected_step")
         return io.NodeOutput(
-            recommended(concept),
-            loss_plot(result.losses),
-            contact_sheet(watch.validation.looks, [p.replace("{}", word) for p in shown], chosen),
+            recommended(learned.concept),
+            loss_plot(learned.losses),
+            contact_sheet(learned.looks, learned.prompts, chosen),
             ui=ui.PreviewText(
-                "\n".join([_summary(result, sizes) + _selection(concept), *notes, *watch.notes])
+                "\n".join([_summary(learned) + _selection(learned.concept), *learned.notes])
             ),
         )
 
 
-def _summary(result: TrainingResult, sizes: str) -> str:
-    steps = f"{len(result.losses)} steps" + ("" if result.finished else ", then cancelled")
-    if not result.losses:
+def _summary(learned: Learned) -> str:
+    losses, sizes = learned.losses, learned.sizes
+    steps = f"{len(losses)} steps" + ("" if learned.finished else ", then cancelled")
+    if not losses:
         return f"{steps}; pictures: {sizes}"
-    tenth = max(1, len(result.losses) // 10)
-    first, last = (sum(part) / tenth for part in (result.losses[:tenth], result.losses[-tenth:]))
+    tenth = max(1, len(losses) // 10)
+    first, last = (sum(part) / tenth for part in (losses[:tenth], losses[-tenth:]))
     return f"{steps}, loss {first:.4f} to {last:.4f}; pictures: {sizes}"
 
 

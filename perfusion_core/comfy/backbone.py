@@ -40,7 +40,7 @@ EVERYTHING = 1e20
 CHECKPOINTING = ("auto", "on", "off")
 
 
-class HostBackbone:
+class ComfyBackbone:
     """A host's MODEL and CLIP, ready to train on; made by `training_backbone`.
 
     Args:
@@ -326,7 +326,7 @@ def training_backbone(
     checkpointing: str = "auto",
     *,
     half: bool = False,
-) -> Iterator[HostBackbone]:
+) -> Iterator[ComfyBackbone]:
     """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
 
     Args:
@@ -345,7 +345,7 @@ def training_backbone(
             f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
         )
     model, clip = _for_training(model, half), clip.clone()
-    backbone = HostBackbone(model, clip, batch, checkpointing)
+    backbone = ComfyBackbone(model, clip, batch, checkpointing)
     with torch.inference_mode(False), torch.enable_grad():
         try:
             backbone.resume()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..concept.concept import Concept
 from ..method.settings import ConceptSettings
-from .backbone import HostBackbone
+from .backbone import ComfyBackbone
 from .prompts import add_concepts
 from .stack import ConceptEntry, apply_stack
 
@@ -30,7 +30,7 @@ class BackbonePainter:
 
     def __init__(
         self,
-        backbone: HostBackbone,
+        backbone: ComfyBackbone,
         vae: Any,
         shape: Sequence[int],
         seed: int,

@@ -9,10 +9,11 @@ keys can be learned as values are (`key_mode`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -171,47 +172,11 @@ class TrainingSettings:
         return ConceptSettings(self.bias, self.temperature)
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingResult:
-    """What training gave.
+class Training:
+    """One training, step by step: whoever runs it owns the loop, and the model between the steps.
 
-    Attributes:
-        concept: as it was after the last step.
-        losses: the loss of every step that ran.
-        finished: whether all steps ran; False after a cancel.
-    """
-
-    concept: Concept
-    losses: list[float] = field(default_factory=list)
-    finished: bool = True
-
-
-OnStep = Callable[[int, int, float, Callable[[], Concept]], None]
-"""Called after each step with (steps done, steps in all, loss, snapshot): calling `snapshot` gives
-the concept as it is then. May raise to stop at once."""
-
-
-OnFailure = Callable[[BaseException, Callable[[], Concept]], bool]
-"""Called with what ended a step after the first, and a snapshot as in `OnStep`. True: training ends
-there with what was learned. False: the error goes on."""
-
-
-def train(
-    backbone: Backbone,
-    groups: Sequence[PictureGroup],
-    *,
-    placeholder: str,
-    superclass: str,
-    covariance: Covariance,
-    settings: TrainingSettings,
-    start: Concept | None = None,
-    on_step: OnStep | None = None,
-    on_failure: OnFailure | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> TrainingResult:
-    """Learn a concept from pictures.
-
-    The same seed on the same machine gives the same concept, bit for bit.
+    Iterating runs the steps that are left, one at a time, and gives the loss of each. The same seed
+    on the same machine gives the same concept, bit for bit, whatever happens between the steps.
 
     Args:
         backbone: the model.
@@ -221,52 +186,86 @@ def train(
         covariance: of the model's text encodings.
         settings: how to train.
         start: a concept to go on from, of the same model family and superclass.
-        on_step: told of every step.
-        on_failure: asked when a step after the first fails.
-        cancelled: asked before every step; when true, training ends there.
 
     Raises ConceptError for words that cannot name a concept, TrainingError for unusable pictures or
-    masks, a `start` that does not fit, and when the loss is no longer a number.
-    """
-    check_words(placeholder, superclass)
-    if start is not None:
-        _check_start(start, backbone, superclass, settings)
-    # The caller may run in inference mode, whose tensors autograd refuses.
-    with torch.inference_mode(False), torch.enable_grad():
-        before = _steps_done(start)
-        # Going on, it sees other noise than it has seen, not the same once more.
-        seed = (settings.seed + before) % 2**64
-        drawn = batches(groups, placeholder, superclass, settings.batch_size, seed)
-        first = next(drawn)  # what is wrong with the pictures comes up before anything is encoded
-        learner = _Learner(
-            backbone, placeholder, superclass, covariance, settings, start, captions_of(groups)
-        )
-        losses: list[float] = []
+    masks and a `start` that does not fit; a step raises it when the loss is no longer a number.
 
-        def snapshot() -> Concept:
-            recent = losses[-max(1, settings.steps // 10) :]
-            return learner.concept(
+    Attributes:
+        losses: of the steps so far.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        groups: Sequence[PictureGroup],
+        *,
+        placeholder: str,
+        superclass: str,
+        covariance: Covariance,
+        settings: TrainingSettings,
+        start: Concept | None = None,
+    ) -> None:
+        check_words(placeholder, superclass)
+        if start is not None:
+            _check_start(start, backbone, superclass, settings)
+        self.settings = settings
+        self.losses: list[float] = []
+        self._groups = tuple(groups)
+        self._before = _steps_done(start)
+        # Going on, it sees other noise than it has seen, not the same once more.
+        seed = (settings.seed + self._before) % 2**64
+        with _for_autograd():
+            drawn = batches(self._groups, placeholder, superclass, settings.batch_size, seed)
+            # What is wrong with the pictures comes up before anything is encoded.
+            self._batches = chain([next(drawn)], drawn)
+            self._learner = _Learner(
+                backbone, placeholder, superclass, covariance, settings, start, captions_of(groups)
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have run."""
+        return len(self.losses) == self.settings.steps
+
+    def __iter__(self) -> Iterator[float]:
+        while not self.finished:
+            yield self.step()
+
+    def step(self) -> float:
+        """One more step; its loss."""
+        with _for_autograd():
+            self.losses.append(self._learner.step(next(self._batches)))
+        return self.losses[-1]
+
+    @property
+    def concept(self) -> Concept:
+        """What was learned so far: the concept as it is now."""
+        recent = self.losses[-max(1, self.settings.steps // 10) :]
+        with _for_autograd():
+            return self._learner.concept(
                 {
-                    **asdict(settings),
-                    "images": sum(map(len, groups)),
-                    "masked": any(group.masks is not None for group in groups),
-                    "steps_done": before + len(losses),
+                    **asdict(self.settings),
+                    "images": sum(map(len, self._groups)),
+                    "masked": any(group.masks is not None for group in self._groups),
+                    "steps_done": self._before + len(self.losses),
                     "loss": sum(recent) / len(recent) if recent else None,
                 }
             )
 
-        for batch in chain([first], drawn):
-            if len(losses) == settings.steps or (cancelled is not None and cancelled()):
-                break
-            try:
-                losses.append(learner.step(batch))
-            except BaseException as error:
-                if not losses or on_failure is None or not on_failure(error, snapshot):
-                    raise
-                break
-            if on_step is not None:
-                on_step(len(losses), settings.steps, losses[-1], snapshot)
-        return TrainingResult(snapshot(), losses, len(losses) == settings.steps)
+
+def train(backbone: Backbone, groups: Sequence[PictureGroup], **given: Any) -> Training:
+    """A `Training` of these, after all its steps."""
+    training = Training(backbone, groups, **given)
+    for _ in training:
+        pass
+    return training
+
+
+@contextmanager
+def _for_autograd() -> Iterator[None]:
+    """The caller may run in inference mode, whose tensors autograd refuses."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _check_start(

@@ -28,7 +28,7 @@ from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.method.batches import PictureGroup, batches
 from perfusion_core.method.covariance import Covariance
-from perfusion_core.method.training import TrainingSettings, train
+from perfusion_core.method.training import Training, TrainingSettings
 
 from .measure import Result, in_turn
 
@@ -55,15 +55,15 @@ class Setting:
         settings = TrainingSettings(steps=STEPS, batch_size=self.size)
         shape = (self.size, *self.group.latents.shape[1:])
         with torch.inference_mode(), training_backbone(self.model, self.clip, shape) as backbone:
-            train(
+            for _ in Training(
                 backbone,
                 [self.group],
                 placeholder=PLACEHOLDER,
                 superclass=SUPERCLASS,
                 covariance=Covariance(torch.eye(family.context_width), 1000, family.id),
                 settings=settings,
-                on_step=tell,
-            )
+            ):
+                tell()
 
     def floor(self, tell: Tell) -> None:
         """Forward and backward of the bare UNet, to the keys and values of the text."""

@@ -54,7 +54,7 @@ from perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from perfusion_core.method.batches import PictureGroup
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import TrainingSettings, train
+from perfusion_core.method.training import Training, TrainingSettings
 
 SHAPE = (2, 4, 8, 8)
 FP8 = torch.float8_e4m3fn
@@ -163,25 +163,23 @@ def trained(model: Any, clip: Any, also: tuple[str, ...]) -> dict[str, Any]:
         with training_backbone(model, clip, SHAPE, checkpointing) as backbone:
             painter = BackbonePainter(backbone, TinyVae(), SHAPE[1:], 0)
 
-            def on_step(step: int, _: int, __: float, snapshot: Any) -> None:
-                if "previews" in also and step == 1:
-                    preview = painter(snapshot(), ConceptSettings(), ["a teddy*"])
-                    seen.append(preview.double().sum().item())
-
-            result = train(
+            training = Training(
                 backbone,
                 [PictureGroup(latents, None)],
                 placeholder="teddy*",
                 superclass="teddy",
                 covariance=Covariance(torch.eye(192), 1000, "emoji"),
                 settings=TrainingSettings(steps=3, batch_size=2, seed=1),
-                on_step=on_step,
             )
-    concept = result.concept
+            for step, _ in enumerate(training, start=1):
+                if "previews" in also and step == 1:
+                    preview = painter(training.concept, ConceptSettings(), ["a teddy*"])
+                    seen.append(preview.double().sum().item())
+    concept = training.concept
     learned = (concept.embeddings["clip_l"], concept.target_input, *concept.values.values())
     return {
-        "learned": [*result.losses, *(part.double().norm().item() for part in learned)],
-        "losses": result.losses,
+        "learned": [*training.losses, *(part.double().norm().item() for part in learned)],
+        "losses": training.losses,
         "previews": seen,
         "sampled": [*before, picture(model, clip)],
         "left": patched_modules(model),

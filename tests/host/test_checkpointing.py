@@ -13,7 +13,7 @@ from tiny_models import CPU, patched_modules, tiny_concept
 from true_models import learned_concept, true_clip, true_model
 
 from perfusion_core.comfy import backbone as backbone_module
-from perfusion_core.comfy.backbone import HostBackbone, training_backbone
+from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.batches import TrainingError
@@ -37,7 +37,7 @@ def test_sdxl_whose_blocks_see_the_pooled_vector_too_learns_the_same() -> None:
     assert on.hash == off.hash
 
 
-def kept_bytes(backbone: HostBackbone, concept: Concept, latents: torch.Tensor) -> int:
+def kept_bytes(backbone: ComfyBackbone, concept: Concept, latents: torch.Tensor) -> int:
     """What autograd keeps of one forward pass until backward, weights aside."""
     weights = {p.untyped_storage().data_ptr() for p in backbone._base.parameters()}
     kept: dict[int, int] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management
@@ -13,7 +13,7 @@ from comfy.model_base import ModelType
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.comfy.backbone import HostBackbone, training_backbone
+from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
 from perfusion_core.comfy.models import HostMismatch
 from perfusion_core.comfy.prompts import add_concepts, encode
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack
@@ -22,7 +22,7 @@ from perfusion_core.method.batches import PictureGroup, TrainingError
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.edit import GatedEdit
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import TrainingResult, TrainingSettings, train
+from perfusion_core.method.training import Training, TrainingSettings, train
 
 SHAPE = (2, 4, 8, 8)
 Model = Any
@@ -73,13 +73,12 @@ def covariance(width: int = 192) -> Covariance:
 def run(
     model: Model,
     clip: CLIP,
-    on_step: Callable[..., None] | None = None,
     latents: torch.Tensor | None = None,
     masks: torch.Tensor | None = None,
     superclass: str = "teddy",
     placeholder: str = "teddy*",
     **settings: Any,
-) -> TrainingResult:
+) -> Training:
     """Trains as the node does: within the host's inference mode."""
     with torch.inference_mode():
         if latents is None:
@@ -92,7 +91,6 @@ def run(
                 superclass=superclass,
                 covariance=covariance(),
                 settings=TrainingSettings(**{"steps": 3, "batch_size": 2, "seed": 1, **settings}),
-                on_step=on_step,
             )
 
 
@@ -404,7 +402,7 @@ def test_a_model_that_computes_in_fp16_learns_what_it_learns_in_fp32(clip: CLIP)
     for dtype in (torch.float32, torch.float16):
         with torch.inference_mode():
             model = tiny_model(dtype=dtype)
-        backbone = HostBackbone(model.clone(), clip.clone(), latents.shape, "off")
+        backbone = ComfyBackbone(model.clone(), clip.clone(), latents.shape, "off")
         backbone.resume()
         try:
             assert backbone.underflows == (dtype == torch.float16)

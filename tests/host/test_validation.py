@@ -217,20 +217,17 @@ def test_a_scorer_of_its_own_finds_the_step_it_prefers(
     with torch.inference_mode(), training_backbone(model, clip, (2, 4, 8, 8)) as backbone:
         paint = core("comfy.painter").BackbonePainter(backbone, TinyVae(), (4, 8, 8), seed=0)
         validation = selection.Validation(["a {} on a beach"], paint, Scorer())
-        snapshots: list[str] = []
-
-        def on_step(done: int, _total: int, _loss: float, snapshot: Any) -> None:
-            snapshots.append(validation.look(done, snapshot()).concept.hash)
-
-        training.train(
+        begun = training.Training(
             backbone,
             [core("method.batches").PictureGroup(latents)],
             placeholder="teddy*",
             superclass="teddy",
             covariance=core("method.covariance").Covariance(torch.eye(192), 1000, "emoji"),
             settings=training.TrainingSettings(steps=4, batch_size=2),
-            on_step=on_step,
         )
+        snapshots = [
+            validation.look(step, begun.concept).concept.hash for step, _ in enumerate(begun, 1)
+        ]
         concept = validation.tuned()
     assert len(set(snapshots)) == 4
     assert concept.hash == snapshots[1]

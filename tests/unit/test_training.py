@@ -23,9 +23,8 @@ from perfusion_core.method.templates import templates_for
 from perfusion_core.method.training import (
     KEY_MODES,
     Encoded,
-    TrainingResult,
+    Training,
     TrainingSettings,
-    train,
 )
 
 WIDTH = FAMILIES["emoji"].context_width
@@ -151,28 +150,39 @@ def latents() -> Tensor:
     return colour + 0.1 * torch.randn(5, CHANNELS, SIZE, SIZE, generator=generator)
 
 
-Learn = Callable[..., TrainingResult]
+Learn = Callable[..., Training]
 
 
 @pytest.fixture
-def learn(covariance: Covariance, latents: Tensor) -> Learn:
-    """Train on the toy for a few steps; keywords are settings, or arguments of `train`."""
+def begin(covariance: Covariance, latents: Tensor) -> Learn:
+    """Ready to train the toy for a few steps; keywords are settings, or of `Training`."""
 
-    def run(toy: Toy | None = None, **given: object) -> TrainingResult:
+    def ready(toy: Toy | None = None, **given: object) -> Training:
         arguments = {
-            key: given.pop(key)
-            for key in ("placeholder", "superclass", "on_step", "cancelled", "start")
-            if key in given
+            key: given.pop(key) for key in ("placeholder", "superclass", "start") if key in given
         }
         single = {"latents": latents, "masks": None, "captions": ()}
         single = {key: given.pop(key, value) for key, value in single.items()}
         groups = given.pop("groups", None) or [PictureGroup(**single)]  # type: ignore[arg-type]
         settings = TrainingSettings(**{"steps": 4, **given})  # type: ignore[arg-type]
         words = {"placeholder": "berry*", "superclass": "teddy"}
-        return train(
+        return Training(
             toy or Toy(), groups, covariance=covariance, settings=settings,
             **{**words, **arguments},
         )  # type: ignore[arg-type]  # fmt: skip
+
+    return ready
+
+
+@pytest.fixture
+def learn(begin: Learn) -> Learn:
+    """The same, after all steps."""
+
+    def run(toy: Toy | None = None, **given: object) -> Training:
+        training = begin(toy, **given)
+        for _ in training:
+            pass
+        return training
 
     return run
 
@@ -537,53 +547,43 @@ def test_going_on_keeps_trained_keys(learn: Learn) -> None:
     assert begun.keys.keys() == begun.values.keys()
 
 
-# --- cancel and progress
+# --- step by step
 
 
-def test_progress_is_told_after_every_step(learn: Learn) -> None:
-    told: list[tuple[int, int, float]] = []
-    snapshots: list[Concept] = []
-
-    def on_step(done: int, total: int, loss: float, snapshot: Callable[[], Concept]) -> None:
-        told.append((done, total, loss))
-        snapshots.append(snapshot())
-
-    result = learn(steps=3, on_step=on_step)
-    assert told == [(n + 1, 3, loss) for n, loss in enumerate(result.losses)]
-    assert snapshots[-1].hash == result.concept.hash
+def test_a_snapshot_after_a_step_is_what_so_many_steps_give(begin: Learn, learn: Learn) -> None:
+    training = begin(steps=3)
+    snapshots = []
+    for loss in training:
+        assert training.losses[-1] == loss
+        snapshots.append(training.concept)
+    assert training.finished
     assert [c.training["steps_done"] for c in snapshots] == [1, 2, 3]
-    assert snapshots[0].hash == learn(steps=1).concept.hash
+    for done, snapshot in enumerate(snapshots, start=1):
+        assert snapshot.hash == learn(steps=done).concept.hash
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_cancel_stops_before_the_next_step(learn: Learn, after: int) -> None:
+def test_a_training_that_stops_has_done_no_more_steps(
+    begin: Learn, learn: Learn, after: int
+) -> None:
     toy = Toy()
-    told: list[int] = []
-    result = learn(
-        toy,
-        steps=1000,
-        on_step=lambda done, *_: told.append(done),
-        cancelled=lambda: len(told) >= after,
-    )
-    assert told == list(range(1, after + 1))
+    training = begin(toy, steps=1000)
+    for _ in range(after):
+        training.step()
     assert len(toy.encodings) == 1 + after
-    assert not result.finished
-    assert result.concept.training["steps_done"] == after
-    assert result.concept.hash == (learn(steps=after) if after else result).concept.hash
+    assert not training.finished
+    concept = training.concept
+    assert concept.training["steps_done"] == after
+    assert not after or concept.hash == learn(steps=after).concept.hash
 
 
-def test_an_exception_of_the_caller_stops_at_once(learn: Learn) -> None:
-    class Interrupted(Exception):
-        pass
-
-    def stop(done: int, *_: object) -> None:
-        if done == 2:
-            raise Interrupted
-
-    toy = Toy()
-    with pytest.raises(Interrupted):
-        learn(toy, steps=1000, on_step=stop)
-    assert len(toy.encodings) == 1 + 2
+def test_what_happens_between_steps_changes_nothing(begin: Learn, learn: Learn) -> None:
+    training = begin(steps=4)
+    with torch.inference_mode():  # as ComfyUI runs its nodes
+        for _ in training:
+            torch.manual_seed(1)
+            _ = training.concept
+        assert training.concept.hash == learn(steps=4).concept.hash
 
 
 # --- what bad input gets
