@@ -583,7 +583,7 @@ def test_what_happens_between_steps_changes_nothing(begin: Learn, learn: Learn) 
         for _ in training:
             torch.manual_seed(1)
             _ = training.concept
-        assert training.concept.hash == learn(steps=4).concept.hash
+    assert training.concept.hash == learn(steps=4).concept.hash
 
 
 # --- what bad input gets
