@@ -6,7 +6,8 @@ again is the forward that was there before, with the edit's hooks put in for it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -45,7 +46,9 @@ def checkpointed(
     with ForwardSwap() as swap:
         for path, block in _blocks(network, family):
             inside = [layer for layer in layers if layer.startswith(f"{path}.")]
-            swap.put(block, forward=_checkpointing(block.forward, inside, prepare, again))
+            context_of = _reader(block.forward, family.context)
+            forward = _checkpointing(block.forward, inside, context_of, prepare, again)
+            swap.put(block, forward=forward)
         yield
 
 
@@ -65,13 +68,32 @@ def _blocks(network: Any, family: ModelFamily) -> list[tuple[str, Any]]:
     return found
 
 
+Read = Callable[[Sequence[Any], Mapping[str, Any]], Any]
+
+
+def _reader(forward: Callable[..., Any], name: str) -> Read:
+    """What gives one argument of a call to `forward`, however it is passed; None without it."""
+    names = list(inspect.signature(forward).parameters)
+    place = names.index(name) if name in names else len(names)
+
+    def read(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return args[place] if place < len(args) else kwargs.get(name)
+
+    return read
+
+
 def _checkpointing(
-    original: Any, layers: list[str], prepare: Callable[[Tensor], object], again: Again
+    original: Any,
+    layers: list[str],
+    context_of: Read,
+    prepare: Callable[[Tensor], object],
+    again: Again,
 ) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if layers and kwargs.get("context") is not None:
-            prepare(kwargs["context"])
-        # The host goes on writing into its options (which block it is at): what runs again is
+        context = context_of(args, kwargs) if layers else None
+        if context is not None:
+            prepare(context)
+        # ComfyUI goes on writing into its options (which block it is at): what runs again is
         # given them as they were. The rest of `kwargs` stays the very objects, by which the edit
         # knows its contexts.
         given = [kwargs, {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}]

@@ -66,6 +66,7 @@ class ModelFamily:
             all that backward needs: what gradient checkpointing runs again.
         kept: bytes that autograd keeps of a forward pass until backward, for each cell of the
             latents and each byte of the dtype, where attention is one kernel.
+        context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
         captions: gives the captions that a covariance is estimated from when the user has none.
         captions: gives the captions that a covariance is estimated from when the user has none.
@@ -79,6 +80,7 @@ class ModelFamily:
     attention: CrossAttention
     blocks: tuple[str, ...]
     kept: int
+    context: str = "context"
     pixels: int = 8
     captions: Callable[[], tuple[str, ...]] = ordinary_captions
 
@@ -137,7 +139,8 @@ class ModelFamily:
         return self.attention.is_layer(path) and self.group(path) != ""
 
     def group(self, path: str) -> str:
-        """Which part of the network the layer at `path` is in, such as "middle"; "" for none."""
+        """Which part of the network the layer at `path` is in: "down", "middle" or "up", which are
+        its first, middle and last part where it is no UNet; "" for none."""
         raise NotImplementedError
 
 
