@@ -28,8 +28,8 @@ def tokens(pack: ModuleType) -> ModuleType:
 
 
 @pytest.fixture
-def bridge(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.perfusion_core.bridge")
+def gates(pack: ModuleType) -> ModuleType:
+    return importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.token_gates")
 
 
 @pytest.fixture
@@ -193,14 +193,19 @@ def patched(clip: Any, scale: float) -> Any:
 
 @pytest.mark.parametrize("loaded", ["nothing", "the same", "without", "another"])
 def test_what_is_shown_is_what_the_node_would_compute(
-    tokens: ModuleType, bridge: ModuleType, queue: PromptQueue, teddy: Any, loaded: str
+    tokens: ModuleType,
+    gates: ModuleType,
+    applying: Any,
+    queue: PromptQueue,
+    teddy: Any,
+    loaded: str,
 ) -> None:
     """Whatever ComfyUI has loaded last, the LoRAs of the plot's own CLIP count, and no others."""
     plain = tiny_clip()
     lora, other = patched(plain, 0.05), patched(plain, -0.1)
-    entries = [bridge.recommended(teddy)]
-    expected = bridge.token_gates(lora, TEXT, entries).similarities
-    stock = bridge.token_gates(plain, TEXT, entries).similarities
+    entries = [applying.recommended(teddy)]
+    expected = gates.token_gates(lora, TEXT, entries).similarities
+    stock = gates.token_gates(plain, TEXT, entries).similarities
     assert not torch.allclose(expected, stock, atol=1e-3)
     last = {"the same": lora, "without": plain, "another": other, "nothing": None}[loaded]
     if last is None:

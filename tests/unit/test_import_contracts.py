@@ -39,6 +39,8 @@ def test_this_checkout_keeps_its_contracts(repo: Path) -> None:
         ("nodes/demo_model.py", "from demo.examples import names"),
         ("perfusion_core/method/edit.py", "from ..nodes import types"),
         ("perfusion_core/method/edit.py", "import comfy.ops"),
+        ("perfusion_core/concept/concept.py", "from ..comfy import stack"),
+        ("perfusion_core/comfy/stack.py", "from ..learn import session"),
         ("perfusion_core/method/training.py", "def late():\n    from comfy_execution import graph"),
     ],
 )
