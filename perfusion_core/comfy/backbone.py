@@ -23,7 +23,7 @@ from .memory import out_of_memory
 from .models import HostMismatch, compute_dtype, detect_family, layers_of
 from .prompts import with_words, word_tokens
 from .stack import stack_of
-from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
+from .tokenizers import encoder_widths, first_encoder, tokenizers_of, vectors_of
 from .vectors import Word
 from .weights import is_dynamic, no_room, trainable_weights
 
@@ -177,12 +177,7 @@ class ComfyBackbone:
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
     ) -> None:
         """See `Backbone`."""
-        for known in words_of(next(iter(tokenizers_of(self._clip).values()))):
-            if same_word(known.text, placeholder):
-                raise TrainingError(
-                    f'the connected CLIP already carries "{known.text}" of the concept '
-                    f'"{known.title}": connect the CLIP from before its Perfusion Concept Loader'
-                )
+        refuse_known_word(self._clip, placeholder)
         words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
         clip = with_words(self._clip, words)
         tokenizer = next(iter(tokenizers_of(clip).values()))
@@ -194,7 +189,7 @@ class ComfyBackbone:
                 "tokens at a time: set vectors to 0, or to less than 10"
             )
         for prompt in prompts:
-            chunks = next(iter(clip.tokenize(prompt).values()))
+            _, chunks = first_encoder(clip, clip.tokenize(prompt))
             found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
             if not any(found):
                 raise TrainingError(
@@ -357,9 +352,9 @@ def training_backbone(
 def refuse_known_word(clip: Any, placeholder: str) -> None:
     """Raises HostMismatch when a host's CLIP has a concept of that word already."""
     for tokenizer in tokenizers_of(clip).values():
-        for word in getattr(tokenizer.tokenizer, "words", ()):
-            # By its text and not by its class: another copy of the pack may have put it there.
-            if word.text.casefold() == placeholder.casefold():
+        # Not by their class: another copy of the pack may have put them there.
+        for word in getattr(getattr(tokenizer, "known", None), "words", ()):
+            if same_word(word.text, placeholder):
                 raise HostMismatch(
                     f'The connected CLIP already knows the concept "{word.title}" by the word '
                     f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tokenizers import tokenizers_of, vectors_of
+from .tokenizers import first_encoder, tokenizers_of, vectors_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
     """
     tokenized = [clip.tokenize(prompt) for prompt in prompts]
     joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
-    rows = next(iter(joined.values()))
+    first, rows = first_encoder(clip, joined)
     pooling: AbstractContextManager[list[Tensor]] = _pooling(clip) if pooled else nullcontext([])
     with pooling as seen:
         context, first_pooled = _forward(clip, joined)
@@ -47,9 +47,7 @@ def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
         width = first_pooled.shape[-1]
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
-    first = next(iter(tokenizers_of(clip).values()))
     context = context.reshape(len(rows), -1, context.shape[-1])
-    # The chunks of one encoder tell for all: they are aligned, vector by vector.
     length = context.shape[1]
     ends = [_end(row, first.end_token) for row in rows]
     positions = torch.arange(length)

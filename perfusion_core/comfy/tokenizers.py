@@ -8,7 +8,7 @@ embedding; and the Hugging Face tokenizer within it (`inner_tokenizer.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +27,15 @@ def tokenizers_of(clip: Any) -> dict[str, Any]:
 def encoder_widths(clip: Any) -> dict[str, int]:
     """Encoder -> width of its token embeddings, of ComfyUI's CLIP."""
     return {name: int(tokenizer.embedding_size) for name, tokenizer in tokenizers_of(clip).items()}
+
+
+def first_encoder(clip: Any, tokens: Mapping[str, Any]) -> tuple[Any, Any]:
+    """One text encoder's `SDTokenizer` and its chunks of a prompt's `tokens`.
+
+    The encoders' chunks are aligned, vector by vector, so one tells for all.
+    """
+    name, tokenizer = next(iter(tokenizers_of(clip).items()))
+    return tokenizer, tokens[name.removeprefix("clip_")]
 
 
 def stock_tokenizer(tokenizer: Any) -> Any:
