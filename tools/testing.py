@@ -28,7 +28,7 @@ def in_parallel(arguments: Sequence[str], cores: int, known: bool) -> list[str]:
     processes = min(MOST, cores)
     if own or not folders or not known or processes < 2:
         return []
-    return ["-n", str(processes), "--dist", "loadgroup"]
+    return ["-n", str(processes), "--dist", "loadscope"]
 
 
 def main(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ from tools.testing import MOST, in_parallel
 def test_folders_run_in_several_processes_unless_asked_otherwise(
     arguments: list[str], cores: int, processes: int
 ) -> None:
-    expected = ["-n", str(processes), "--dist", "loadgroup"] if processes else []
+    expected = ["-n", str(processes), "--dist", "loadscope"] if processes else []
     assert in_parallel(arguments, cores, known=True) == expected
 
 
