@@ -13,9 +13,9 @@ import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
 import { LOADER, TUNE, choosePrompt, conceptsBeside, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
 import { t, whyNotNow } from "./lib/language.js";
-import { coloursOn, isDark, paint } from "./lib/paint.js";
-import { addPart, fit } from "./lib/part.js";
-import { isConnected, placesOf, promptId, widgetOf } from "./lib/places.js";
+import { coloursOn, isDark, paint } from "./lib/chart_drawing.js";
+import { addPart, fit } from "./lib/dom_widget.js";
+import { isConnected, placesOf, promptId, widgetOf } from "./lib/node_paths.js";
 import { server } from "./lib/shared.js";
 import { noteOnRelease } from "./lib/widgets.js";
 

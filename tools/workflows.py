@@ -5,7 +5,7 @@ graphs in the API's format, which the demo and the tests queue, and beside each 
 a note on its canvas. One is made from the other, and a test checks that they still are the same.
 
     python -m tools.workflows        rewrites workflows/ and subgraphs/ from demo/graphs/ (starts
-                                     the host; a newer ComfyUI than 0.3.75 also makes room for
+                                     ComfyUI; a newer ComfyUI than 0.3.75 also makes room for
                                      only those inputs that its page shows)
 """
 
@@ -22,7 +22,7 @@ API_GRAPHS = ROOT / "demo" / "graphs"
 UI_GRAPHS = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTE_WIDTH, NOTE_GAP = 900, 50
-# What the pack's page puts onto nodes below their fields (js/lib/part.js).
+# What the pack's page puts onto nodes below their fields (js/lib/dom_widget.js).
 PARTS = {"PerfusionConceptLoader": 290, "PerfusionTune": 205}
 
 # What graphs load and nobody has at first. The page offers the download, from the addresses that
@@ -328,11 +328,11 @@ def load_note(name: str) -> str:
 
 def main() -> None:
     from tools.blueprints import write_blueprints
-    from tools.host import ready_host
-    from tools.server import running_host
+    from tools.ready import ready_comfyui
+    from tools.server import running_server
 
-    with running_host(ready_host()) as host:
-        object_info = host.client.object_info()
+    with running_server(ready_comfyui()) as server:
+        object_info = server.client.object_info()
     for path in sorted(API_GRAPHS.glob("*.json")):
         made = to_ui(load_api(path.stem), object_info, load_note(path.stem))
         text = json.dumps(made, indent=1, ensure_ascii=False)

@@ -2,13 +2,13 @@
 
 import { finite } from "./gate.js";
 import { mentions, sameWord, withoutComments } from "./placeholder.js";
-import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valueOf } from "./places.js";
+import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valueOf } from "./node_paths.js";
 
 /**
  * @typedef {import("./gate.js").Sliders} Sliders
  *
- * @typedef {import("./places.js").Place} Place
- * @typedef {import("./places.js").End} End
+ * @typedef {import("./node_paths.js").Place} Place
+ * @typedef {import("./node_paths.js").End} End
  *
  * @typedef {object} ConceptInGraph
  * @property {any} node the loader that names its file, or what else it comes from
@@ -266,7 +266,7 @@ export function checkpointOf(place) {
 }
 
 /**
- * Where the family of a checkpoint can be had: a file of the host's, or what is known by itself.
+ * Where the family of a checkpoint can be had: a file of ComfyUI's, or what is known by itself.
  * @param {Place | null} place
  * @returns {{folder: string, name: string} | {family: string, title: string} | null}
  */

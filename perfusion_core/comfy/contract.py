@@ -430,7 +430,7 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.12.1",
         "a model object notes the dtypes of its network (archive_model_dtypes)",
-        "tests that make one without a network leave that out (tests/host/test_families.py)",
+        "tests that make one without a network leave that out (tests/comfyui/test_families.py)",
     ),
     Moved(
         "0.12.1",

@@ -23,9 +23,9 @@ SLOW = 0.02  # seconds that a layer takes: a large encoder on a CPU
 
 def measure(runs: int) -> Iterator[Result]:
     """Putting a graph into the queue, beside a text encoder that runs for the page and alone."""
-    host = SimpleNamespace(queue_updated=lambda: None)
-    queue = host.prompt_queue = PromptQueue(host)
-    PromptServer.instance = host
+    server = SimpleNamespace(queue_updated=lambda: None)
+    queue = server.prompt_queue = PromptQueue(server)
+    PromptServer.instance = server
     clip, model = tiny_clip(), tiny_model()
     concept = tiny_concept(model, clip, "teddy*", "teddy", seed=1)
     for module in clip.cond_stage_model.modules():

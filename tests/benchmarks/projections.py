@@ -7,7 +7,7 @@ from typing import Any
 
 import comfy.ops
 import torch
-from peer import covariance, edit_module, peer_is_installed
+from published_edit import covariance, edit_module, peer_is_installed
 from torch import Tensor
 from true_models import CPU, fill, random_concept, true_model
 

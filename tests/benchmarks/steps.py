@@ -73,7 +73,7 @@ def measure(
     """A model's step with 1 concept (and more), against the same without.
 
     Args:
-        name: of the host's config class.
+        name: of ComfyUI's config class.
         called: what the figures are called, with "{size}" for the size.
         sizes: of the picture, in pixels.
         counts: how many concepts.

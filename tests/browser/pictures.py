@@ -38,9 +38,9 @@ from tests.browser.driving import browser_context
 from tests.browser.scenes import SCENES, Scene
 from tests.browser.serving import example_concepts, example_graph, give_pictures
 from tools.browser import HOW_TO_GET_ONE, find_browser, frontend_folder
-from tools.host import ready_host
 from tools.locate import ROOT, home
-from tools.server import RunningHost, running_host
+from tools.ready import ready_comfyui
+from tools.server import RunningServer, running_server
 from tools.steps import Steps
 from tools.workflows import UI_GRAPHS, graph_names, to_api
 
@@ -61,7 +61,7 @@ class Look:
     """How the page looks in the pictures."""
 
     newest: bool = False
-    """PyPI's newest frontend, not the one that the host pins."""
+    """PyPI's newest frontend, not the one that ComfyUI pins."""
     nodes2: bool = False
     theme: str = "dark"
     scale: float = 1.5
@@ -73,7 +73,7 @@ class Studio:
     """A page, its server, and what the server knows of nodes."""
 
     comfy: ComfyPage
-    host: RunningHost
+    server: RunningServer
     object_info: Mapping[str, Any]
     steps: int | None = None
     """Training steps, where not those of the example graph."""
@@ -188,21 +188,21 @@ def studio(
     with tempfile.TemporaryDirectory(prefix="perfusion-pictures-") as name:
         folder = Path(name)
         with (
-            running_host(ready_host(), folder / "base", extra_args=args) as host,
+            running_server(ready_comfyui(), folder / "base", extra_args=args) as server,
             browser_context(program, folder / "profile", 1800, 1300, look.scale) as context,
         ):
-            give_pictures(host)
+            give_pictures(server)
             if concepts:
-                (host.models / "perfusion").mkdir(exist_ok=True)
+                (server.models / "perfusion").mkdir(exist_ok=True)
                 for file in concepts.glob("*.safetensors"):
-                    shutil.copy(file, host.models / "perfusion")
-            example_concepts(host, steps)
+                    shutil.copy(file, server.models / "perfusion")
+            example_concepts(server, steps)
             shown = {"Comfy.VueNodes.Enabled": look.nodes2, "Comfy.ColorPalette": look.theme}
-            save_settings(context, host.url, {**SETTINGS, **shown})
-            comfy = ComfyPage(context.new_page(), host.url, look.nodes2)
+            save_settings(context, server.url, {**SETTINGS, **shown})
+            comfy = ComfyPage(context.new_page(), server.url, look.nodes2)
             comfy.page.set_default_timeout(PATIENCE)
             comfy.open()
-            yield Studio(comfy, host, host.client.object_info(), steps, out)
+            yield Studio(comfy, server, server.client.object_info(), steps, out)
 
 
 def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:

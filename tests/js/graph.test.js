@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { checkpointOf, choosePrompt, conceptsBeside, conceptsOf, familySource, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "../../js/lib/graph.js";
-import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/places.js";
+import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/node_paths.js";
 import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, getter, graphOf, holder, loader, lora, number, primitive, prompt, reroute, rooted, sampler, setter, subgraphOf, through, train, tune, withStringIds } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);

@@ -525,7 +525,7 @@ def test_a_prompt_is_found_repeated_side_by_side_and_in_any_row() -> None:
     prompts = [LockedPrompt(short, twins[0]), LockedPrompt(long, twins[1])]
     rows = torch.cat(
         [
-            torch.cat([short, short], dim=1),  # repeated, as the host pads to a common length
+            torch.cat([short, short], dim=1),  # repeated, as ComfyUI pads to a common length
             long,
             torch.cat([other, short], dim=1),  # beside a prompt that nobody knows
             torch.cat([other, other], dim=1),

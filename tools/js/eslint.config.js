@@ -3,7 +3,7 @@
 
 import { createRequire } from "node:module";
 
-// The rules that come with the ESLint that runs: set-up keeps it in .host/, not in this checkout.
+// The rules that come with the ESLint that runs: set-up keeps it in .comfyui/, not in this checkout.
 const require = createRequire(process.argv[1]);
 const js = require("@eslint/js");
 const globals = require("globals");
