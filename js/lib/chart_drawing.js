@@ -23,7 +23,7 @@ export function isDark(colour) {
  * @param {{colours: string[], ink: string, faint: string, ground: string, chosen: number | null}} style
  *   chosen: number of the token that is looked at
  */
-export function paint(context, chart, style) {
+export function drawChart(context, chart, style) {
   const { left, top, right, bottom } = chart;
   context.font = "10px sans-serif";
   context.lineWidth = 1;

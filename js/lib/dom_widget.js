@@ -1,4 +1,4 @@
-// A part of a node that is made of HTML: on the classic canvas as in Vue's nodes.
+// An HTML element on a node (a DOM widget), on the classic canvas as in Vue's nodes.
 
 import { app } from "../../../scripts/app.js";
 
@@ -12,9 +12,9 @@ const MARGIN = 6; // around it, in the classic canvas
  * @param {{least: () => number, most?: () => number}} height in pixels; without most it is always
  *   the least
  */
-export function addPart(node, name, root, { least, most }) {
+export function addElement(node, name, root, { least, most }) {
   root.dataset.perfusion = name;
-  // The graph zooms as it does beside the part; Vue's nodes see to that themselves.
+  // The graph zooms as it does beside the element; Vue's nodes see to that themselves.
   root.addEventListener("wheel", onWheel, { passive: true });
   const widget = node.addDOMWidget(name, `perfusion_${name}`, root, {
     serialize: false,
@@ -38,14 +38,14 @@ function onWheel(event) {
   if (!window.LiteGraph?.vueNodesMode) app.canvas?.processMouseWheel?.(event);
 }
 
-const WIDTH = 290; // what a part, and a node's title beside its badge, is readable in
+const WIDTH = 290; // what an element, and a node's title beside its badge, is readable in
 
 /**
- * Makes a node as high as its parts need; its width stays, unless that is too narrow for them.
+ * Makes a node as high as its elements need; its width stays, unless that is too narrow for them.
  * @param {any} node
  * @param {boolean} shrink whether it may get lower, too
  */
-export function fit(node, shrink) {
+export function fitNode(node, shrink) {
   const [width, height] = node.size;
   const needed = node.computeSize()[1];
   node.setSize([Math.max(width, WIDTH), shrink ? needed : Math.max(height, needed)]);

@@ -335,6 +335,7 @@ CONTRACT: tuple[Part, ...] = (
             *("Mask", "Model", "String", "Vae"),
         ),
     ),
+    Part(_API, "Input", ("extra_dict",)),
     Part(
         _API,
         "Schema",

@@ -1,4 +1,4 @@
-"""Concepts in company: ComfyUI's nodes, called as it calls them, and small things to feed them."""
+"""For concepts beside other nodes: ComfyUI's, called as it calls them, and what to feed them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Model = Any
 Conditioning = Any
 
 TEXT = "a photo of a teddy* on a blue background"
-LORA = "company.safetensors"
+LORA = "beside_concepts.safetensors"
 
 
 def run_node(node: Any, **inputs: Any) -> tuple[Any, ...]:

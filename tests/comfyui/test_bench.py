@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from published_edit import peer_is_installed
+from perfusion_pytorch_edit import is_installed
 from tiny_models import tiny_clip, tiny_model
 
 from perfusion_core.method.batches import PictureGroup
@@ -36,8 +36,8 @@ def test_the_quick_bench_of_the_projections(repo: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     results = json.loads(output.read_text(encoding="utf-8"))
     names = ["kv_projections_1", "kv_projections_16"]
-    if peer_is_installed():
-        names = [f"{side}{name}" for name in names for side in ("", "peer_")]
+    if is_installed():
+        names = [f"{side}{name}" for name in names for side in ("", "perfusion_pytorch_")]
     assert [result["name"] for result in results] == names
     for result in results:
         assert result.keys() == FIELDS

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from published_edit import WHY_NOT, covariance, edit_module, peer_is_installed
+from perfusion_pytorch_edit import WHY_NOT, covariance, edit_module, is_installed
 from torch import Tensor
 
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.edit import GatedEdit, add_values
 from perfusion_core.method.settings import ConceptSettings
 
-pytestmark = pytest.mark.skipif(not peer_is_installed(), reason=WHY_NOT)
+pytestmark = pytest.mark.skipif(not is_installed(), reason=WHY_NOT)
 
 D, OUT, TOKENS = 768, 320, 77
 GIVEN = ConceptSettings(bias=0.70, temperature=0.15)  # its own at inference

@@ -18,6 +18,7 @@ export default [
       "no-eval": "error",
       "no-extend-native": "error",
       "no-implied-eval": "error",
+      "no-misleading-character-class": ["error", { allowEscape: true }],
       "no-new-func": "error",
       "no-restricted-syntax": [
         "error",

@@ -20,11 +20,11 @@ WHY_NOT = (
 )
 
 
-def peer_is_installed() -> bool:
+def is_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("perfusion_pytorch", "beartype"))
 
 
-def load_peer() -> ModuleType:
+def _package() -> ModuleType:
     """Its module of the rank-one edit."""
     with _open_clip():
         import perfusion_pytorch.perfusion
@@ -50,7 +50,7 @@ def _open_clip() -> Iterator[None]:
 
 def covariance() -> Tensor:
     """C [768, 768] of SD 1.5's text encodings, estimated from 100,000 captions of LAION."""
-    path = load_peer().COVARIANCE_FILENAME_BY_TEXT_IMAGE_MODEL["SD15"]
+    path = _package().COVARIANCE_FILENAME_BY_TEXT_IMAGE_MODEL["SD15"]
     matrix: Tensor = torch.load(path, weights_only=True, map_location="cpu")
     return matrix
 
@@ -67,7 +67,7 @@ def edit_module(
         outputs: o [J, out].
         cholesky: its other way with several concepts.
     """
-    blank = load_peer().Rank1EditModule(linear, C=C, is_key_proj=keys).to(inputs.dtype)
+    blank = _package().Rank1EditModule(linear, C=C, is_key_proj=keys).to(inputs.dtype)
     singles = []
     for i, o in zip(inputs, outputs, strict=True):
         single = copy.deepcopy(blank)
@@ -78,4 +78,4 @@ def edit_module(
         singles.append(single)
     if len(singles) == 1:
         return singles[0].eval()
-    return load_peer().merge_rank1_edit_modules(*singles, use_cholesky=cholesky).eval()
+    return _package().merge_rank1_edit_modules(*singles, use_cholesky=cholesky).eval()
