@@ -207,7 +207,8 @@ class PerfusionTrainConcept(io.ComfyNode):
                     optional=True,
                     tooltip="locked: the concept's word takes the layout of its superclass, which "
                     "is what Perfusion is about. trained: each layer learns a key of its own too, "
-                    "for comparison; follows prompts less and makes the file larger.",
+                    "to compare with; the file is larger, and the global key lock is not possible. "
+                    "Which of the two follows prompts better is not decided yet.",
                 ),
                 io.Combo.Input(
                     "checkpointing",
