@@ -95,8 +95,8 @@ def find_comfyui(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Comf
     around = root.parent.parent
     if root.parent.name == "custom_nodes" and is_comfy(around):
         return _with_python(around, "around this checkout", root, env)
-    own = home(root, env)
-    return ComfyInstall(own / "ComfyUI", venv_python(own / "venv"), True, "private")
+    folder = home(root, env)
+    return ComfyInstall(folder / "ComfyUI", venv_python(folder / "venv"), True, "private")
 
 
 def _with_python(path: Path, origin: str, root: Path, env: Mapping[str, str]) -> ComfyInstall:

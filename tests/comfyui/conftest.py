@@ -10,7 +10,7 @@ is this pack as ComfyUI imports it, one package named `comfyui_perfusion`; `node
 their ids, `core` gives its copy of a module of perfusion_core. Its classes are not those
 of a plain `import perfusion_core`, which is a second copy; a test should use one or the other.
 
-Helper modules in this folder are imported by their bare name (`from tiny_models import ...`): the
+Helper modules in this folder are imported by their bare name (`from tiny_models import ...`):
 ComfyUI has a package `tests` of its own, which would be found first.
 """
 
