@@ -28,7 +28,7 @@ from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.method.edit import GatedEdit, LockedPrompt, PreparedContext
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import Encoded
+from perfusion_core.method.training import TrainingPrompts
 
 from .local_comfyui import LocalComfyUI
 from .methods import Method, Pair, recipe
@@ -95,7 +95,7 @@ class SwappedBackbone:
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        encoded: Encoded,
+        encoded: TrainingPrompts,
         edit: GatedEdit,
         *differences: Any,
     ) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..perfusion_core.comfy.metadata import note_applied
-from ..perfusion_core.comfy.prompt_gates import remember_encoder
 from ..perfusion_core.comfy.prompts import add_concepts
 from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, apply_stack
+from ..perfusion_core.page.prompt_similarities import remember_encoder
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
-from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.models import ComfyMismatch
 from ..perfusion_core.comfy.pictures import in_colour
 from ..perfusion_core.method.settings import GROUPS
 from .types import CATEGORY, for_page
@@ -114,12 +114,12 @@ class PerfusionAttentionMap(io.ComfyNode):
         count = len(latent["samples"])
         image = in_colour(image, "pictures")
         if not count or latent["samples"].dim() != 4:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"The latents have the shape {list(latent['samples'].shape)}; expected [pictures, "
                 "channels, height, width] with at least one picture: connect those of a sampler."
             )
         if len(image) != count:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"There are {count} latents and {len(image)} pictures: connect the latents and the "
                 "pictures that were decoded from them."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.models import ComfyMismatch
 from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, extend_stack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
@@ -47,7 +47,7 @@ class PerfusionCombineConcepts(io.ComfyNode):
         given = [entry for name in names if (entry := concepts.get(name)) is not None]
         combined = extend_stack(tuple(stack or ()), given)
         if not combined:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 "There is nothing to combine: connect at least one concept of a Perfusion Concept "
                 "Loader or of Perfusion Train Concept."
             )

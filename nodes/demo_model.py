@@ -45,7 +45,7 @@ class PerfusionDemoModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, pictures_of: str = CONCEPT) -> io.NodeOutput:
-        # Not at import: the demo needs the host's model classes, and most users never run it.
+        # Not at import: the demo needs ComfyUI's model classes, and most users never run it.
         from ..demo.model import load
 
         return io.NodeOutput(*load(), pictures(pictures_of))

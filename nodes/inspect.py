@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..perfusion_core.comfy.gates_of_prompt import gates_of_prompt
 from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack
-from ..perfusion_core.comfy.token_gates import token_gates
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 
@@ -52,6 +52,6 @@ class PerfusionGateInspector(io.ComfyNode):
     @classmethod
     def execute(cls, stack: ConceptStack | ConceptEntry, clip: Any, text: str) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
-        gates = token_gates(clip, text, entries)
+        gates = gates_of_prompt(clip, text, entries)
         picture = gates.picture()
         return io.NodeOutput(picture, gates.table(), ui=ui.PreviewImage(picture, cls=cls))

@@ -15,12 +15,12 @@ from ..perfusion_core.comfy.concept_folder import (
     folder_fingerprint,
 )
 from ..perfusion_core.comfy.metadata import note_applied
-from ..perfusion_core.comfy.prompt_gates import remember_encoder, renamed
 from ..perfusion_core.comfy.prompts import add_concepts
 from ..perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from ..perfusion_core.concept.concept import ConceptError
 from ..perfusion_core.concept.concept_file import load_concept
 from ..perfusion_core.method.settings import ConceptSettings, KeyLock
+from ..perfusion_core.page.prompt_similarities import remember_encoder, renamed
 from .types import CATEGORY, ConceptType, for_page, sliders
 
 

@@ -4,7 +4,7 @@ After sampling and not during it: noise of some steps is put on the finished lat
 model looks at them with the prompt. So the sampler runs exactly as without a map, a cached picture
 is looked at again without sampling, and the map is of the very latents that are connected, however
 they were made. Queries and keys are read where the layers' own projections give them, behind
-whatever changes them; attention itself is left to the host and to other packs.
+whatever changes them; attention itself is left to ComfyUI and to other packs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..families import CrossAttention, ModelFamily
 from ..method.attention import AttentionMaps, AttentionSums, own_words, word_attention
 from ..method.edit import GatedEdit
 from .forward_swap import ForwardSwap
-from .models import HostMismatch, detect_family
+from .models import ComfyMismatch, detect_family
 from .stack import edit_of, stack_of
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,14 @@ class AttentionScope:
     group: str = ""
 
     def percents(self) -> list[float]:
-        """Raises HostMismatch when the end is before the start."""
+        """Raises ComfyMismatch when the end is before the start."""
         if not self.start <= self.end:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"The attention map would start at {self.start:g} of the sampling and end before, "
                 f"at {self.end:g}: set the start below the end."
             )
         part = (self.end - self.start) / self.steps
-        # The host's schedule ends outside 0 and 1.
+        # ComfyUI's schedule ends outside 0 and 1.
         return [min(max(self.start + part * (n + 0.5), 1e-5), 1 - 1e-5) for n in range(self.steps)]
 
 
@@ -68,21 +68,21 @@ def attention_maps(
     scope: AttentionScope = AttentionScope(),
     on_step: Callable[[int, int], None] | None = None,
 ) -> AttentionMaps:
-    """Where the words of the concepts on a host's MODEL attend.
+    """Where the words of the concepts on ComfyUI's MODEL attend.
 
     Args:
-        positive: the host's CONDITIONING. Prompts for a part of the picture are not looked at.
-        latent: the host's LATENT of the finished pictures.
+        positive: ComfyUI's CONDITIONING. Prompts for a part of the picture are not looked at.
+        latent: ComfyUI's LATENT of the finished pictures.
         on_step: told of (steps done, in all); may raise to stop.
 
-    Raises HostMismatch when the model has no concepts, or no prompt is for the whole picture.
+    Raises ComfyMismatch when the model has no concepts, or no prompt is for the whole picture.
     """
     from comfy import sample
     from comfy.patcher_extension import WrappersMP
 
     stack = stack_of(model)
     if not stack:
-        raise HostMismatch(
+        raise ComfyMismatch(
             "This model carries no Perfusion concept whose attention could be shown. Connect the "
             "model that the sampler had: the output of a Perfusion Concept Loader, Perfusion Apply "
             "Concepts or Perfusion Tune."
@@ -99,7 +99,7 @@ def attention_maps(
     noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
     _look_at(clone, positive, latents, noise, scope.percents(), on_step)
     if not recorder.layers:
-        raise HostMismatch(
+        raise ComfyMismatch(
             "No prompt is for the whole picture in this part of the sampling, so there is nothing "
             "to map: connect the conditioning from before it is set to an area, or look at another "
             "part."
@@ -120,9 +120,9 @@ def _look_at(
     percents: list[float],
     on_step: Callable[[int, int], None] | None,
 ) -> None:
-    """A pass of a host's MODEL over noised latents at each of `percents`, as its sampling does it.
+    """A pass of ComfyUI's MODEL over noised latents at each of `percents`, as its sampling does it.
 
-    So the host loads the model and readies prompts, hooks and ControlNets as ever.
+    So ComfyUI loads the model and readies prompts, hooks and ControlNets as ever.
     """
     from comfy import samplers
 
@@ -171,7 +171,7 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 class AttentionRecorder:
-    """Adds up the attention of each pass: a wrapper around the host's `apply_model`.
+    """Adds up the attention of each pass: a wrapper around ComfyUI's `apply_model`.
 
     Args:
         group: of the layers to look at; "" for all. See `ModelFamily.group`.
@@ -196,7 +196,7 @@ class AttentionRecorder:
         if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
             self.left_out += 1
             return executor(x, *args, **kwargs)
-        # Of the network that this pass comes to: the host runs some prompts on a copy of the model.
+        # Of the network that this pass comes to: ComfyUI runs some prompts on a copy of the model.
         modules = self._family.layer_modules(executor.class_obj.diffusion_model)
         if self._group:
             in_group = self._family.group

@@ -1,4 +1,4 @@
-"""Training on the host's models: the `Backbone` that the training loop asks for."""
+"""Training on ComfyUI's models: the `Backbone` that the training loop asks for."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor
 from ..concept.placeholder import not_mentioned, same_word
 from ..method.batches import TrainingError
 from ..method.edit import GatedEdit
-from ..method.training import Encoded
+from ..method.training import TrainingPrompts
 from .checkpointing import checkpointed
 from .encoding import encode
 from .forward_patch import Differences, edited
 from .memory import out_of_memory
-from .models import HostMismatch, compute_dtype, detect_family, layers_of
+from .models import ComfyMismatch, compute_dtype, detect_family, layers_of
 from .prompts import with_words, word_tokens
 from .stack import stack_of
 from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
@@ -34,14 +34,14 @@ PROBABILITIES = 3
 # encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
 KEPT_OF_TEXT = 80
 
-# More than any device has: the host then takes off it whatever else is there, the VAE among it.
+# More than any device has: ComfyUI then takes off it whatever else is there, the VAE among it.
 EVERYTHING = 1e20
 
 CHECKPOINTING = ("auto", "on", "off")
 
 
 class ComfyBackbone:
-    """A host's MODEL and CLIP, ready to train on; made by `training_backbone`.
+    """ComfyUI's MODEL and CLIP, ready to train on; made by `training_backbone`.
 
     Args:
         batch: shape [B, C, H, W] of one batch of latents.
@@ -100,7 +100,7 @@ class ComfyBackbone:
 
     @contextmanager
     def paused(self) -> Iterator[tuple[Any, Any]]:
-        """The MODEL and the CLIP for the host's own use meanwhile, such as sampling a picture."""
+        """The MODEL and the CLIP for ComfyUI's own use meanwhile, such as sampling a picture."""
         self.release()
         try:
             with torch.inference_mode():
@@ -149,7 +149,7 @@ class ComfyBackbone:
         return compute_dtype(self._base) == torch.float16
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
-        """See `Backbone`. Raises HostMismatch for a word without tokens."""
+        """See `Backbone`. Raises ComfyMismatch for a word without tokens."""
         found = {}
         for name, tokenizer in tokenizers_of(self._clip).items():
             tokens = word_tokens(tokenizer, word)
@@ -161,7 +161,7 @@ class ComfyBackbone:
 
     def encode(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
-    ) -> Encoded:
+    ) -> TrainingPrompts:
         words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
         clip = with_words(self._clip, words)
         distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
@@ -171,7 +171,7 @@ class ComfyBackbone:
         positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
         rows = [distinct.index(prompt) for prompt in prompts]
         pooled = None if encoding.pooled is None else _rows(encoding.pooled, rows)
-        return Encoded(_rows(encoding.context, rows), _rows(positions, rows), pooled)
+        return TrainingPrompts(_rows(encoding.context, rows), _rows(positions, rows), pooled)
 
     def check_prompts(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
@@ -224,7 +224,7 @@ class ComfyBackbone:
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        encoded: Encoded,
+        encoded: TrainingPrompts,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
         key_differences: Mapping[str, Tensor] | None = None,
@@ -233,7 +233,7 @@ class ComfyBackbone:
         sampling = base.model_sampling
         clean = base.process_latent_in(latents.to(device))
         noise = noise.to(device)
-        # The host's own schedule: its percent 0 is all noise, and its ends are outside it.
+        # ComfyUI's own schedule: its percent 0 is all noise, and its ends are outside it.
         percents = (1 - times.double()).clamp(1e-5, 1 - 1e-5).tolist()
         levels = [float(self._schedule.percent_to_sigma(p)) for p in percents]
         sigmas = torch.tensor(levels, device=device)
@@ -271,8 +271,8 @@ class ComfyBackbone:
         errors: Tensor = (denoised.float() - clean) / factor
         return errors.square()
 
-    def _conditions(self, encoded: Encoded, noisy: Tensor) -> dict[str, Any]:
-        """The host's own keyword arguments of a forward pass."""
+    def _conditions(self, encoded: TrainingPrompts, noisy: Tensor) -> dict[str, Any]:
+        """ComfyUI's own keyword arguments of a forward pass."""
         height, width = (self._family.pixels * n for n in noisy.shape[-2:])
         made = self._base.extra_conds(
             cross_attn=encoded.context.to(noisy.device),
@@ -309,7 +309,7 @@ def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _guarded(saved: Tensor) -> Tensor:
-    # The host's text encoder adds in place to what autograd has saved. A copy survives that; what
+    # ComfyUI's text encoder adds in place to what autograd has saved. A copy survives that; what
     # does not depend on the placeholder, weights cast to another dtype among it, needs none.
     return saved.clone() if saved.requires_grad else saved
 
@@ -327,7 +327,7 @@ def training_backbone(
     *,
     half: bool = False,
 ) -> Iterator[ComfyBackbone]:
-    """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
+    """A backbone on clones of ComfyUI's MODEL and CLIP; both are afterwards as before.
 
     Args:
         batch: shape [B, C, H, W] of one batch of latents.
@@ -336,7 +336,7 @@ def training_backbone(
         half: the caller scales the loss of a backbone that underflows, so that the model may stay
             in fp16 where the device has no bf16.
 
-    Raises HostMismatch when they do not go together or are not to be trained on.
+    Raises ComfyMismatch when they do not go together or are not to be trained on.
     """
     _check_pair(model, clip)
     _check_latents(model, batch)
@@ -355,12 +355,12 @@ def training_backbone(
 
 
 def refuse_known_word(clip: Any, placeholder: str) -> None:
-    """Raises HostMismatch when a host's CLIP has a concept of that word already."""
+    """Raises ComfyMismatch when ComfyUI's CLIP has a concept of that word already."""
     for tokenizer in tokenizers_of(clip).values():
         for word in getattr(tokenizer.tokenizer, "words", ()):
             # By its text and not by its class: another copy of the pack may have put it there.
             if word.text.casefold() == placeholder.casefold():
-                raise HostMismatch(
+                raise ComfyMismatch(
                     f'The connected CLIP already knows the concept "{word.title}" by the word '
                     f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '
                     "Loader. Connect the checkpoint's own CLIP and MODEL; to go on with that "
@@ -372,14 +372,14 @@ def _check_pair(model: Any, clip: Any) -> None:
     family = detect_family(model)
     found = encoder_widths(clip)
     if found != dict(family.encoders):
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The connected model is of {family.title}, whose text encoders are "
             f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "
             "model's own CLIP."
         )
     if stack_of(model):
         carried = ", ".join(entry.title for entry in stack_of(model))
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The model to train on already carries the concept {carried}, which would become part "
             "of what is learned. Connect the model from before its Perfusion Concept Loader."
         )
@@ -388,7 +388,7 @@ def _check_pair(model: Any, clip: Any) -> None:
 def _check_latents(model: Any, batch: Sequence[int]) -> None:
     expected = model.model.latent_format.latent_channels
     if batch[1] != expected:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The connected VAE makes latents of {batch[1]} channels, but the model is of "
             f"{detect_family(model).title}, whose latents have {expected}. Connect the model's own "
             "VAE."

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..families import ModelFamily
 from .forward_swap import ForwardSwap
-from .models import HostMismatch
+from .models import ComfyMismatch
 
 Again = Callable[[Iterable[str]], AbstractContextManager[Any]]
 """Paths of layers -> the edit's hooks on them, for a block that runs again."""
@@ -40,7 +40,7 @@ def checkpointed(
             there, once, and not again with each.
         again: see `Again`.
 
-    Raises HostMismatch when the network has none of the family's blocks.
+    Raises ComfyMismatch when the network has none of the family's blocks.
     """
     layers = tuple(layers)
     with ForwardSwap() as swap:
@@ -60,7 +60,7 @@ def _blocks(network: Any, family: ModelFamily) -> list[tuple[str, Any]]:
         if any(ancestor.__name__ in family.blocks for ancestor in type(part).__mro__)
     ]
     if not found:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"Gradient checkpointing finds no {' or '.join(family.blocks)} in this "
             f"{type(network).__name__} of {family.title}, so it would save no memory. Set "
             "checkpointing to off on Perfusion Train Concept."

@@ -1,4 +1,4 @@
-"""The covariance of a host's text encoder, estimated once and kept while the host runs."""
+"""The covariance of ComfyUI's text encoder, estimated once and kept while ComfyUI runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..families import FAMILIES, ModelFamily
 from ..method.covariance import Covariance, cache_key, estimate
 from .encoding import encode
-from .models import HostMismatch, describe_families
+from .models import ComfyMismatch, describe_families
 from .tokenizers import encoder_widths
 
 # Enough for a session's encoders; each is a matrix of at most 2048 x 2048 (16 MB).
@@ -21,13 +21,13 @@ _cache: dict[str, Covariance] = {}
 
 
 def family_of_clip(clip: Any) -> ModelFamily:
-    """The family of a host's CLIP. Raises HostMismatch when concepts do not know its encoders."""
+    """The family of ComfyUI's CLIP. Raises ComfyMismatch when concepts do not know its encoders."""
     found = encoder_widths(clip)
     for family in FAMILIES.values():
         if dict(family.encoders) == found:
             return family
     listed = ", ".join(f"{name} (width {width})" for name, width in found.items()) or "unknown ones"
-    raise HostMismatch(
+    raise ComfyMismatch(
         f"Perfusion concepts do not fit this CLIP: its text encoders are {listed}. Connect the "
         f"CLIP of a model of one of these families: {describe_families()}."
     )
@@ -38,7 +38,7 @@ def covariance_of(
     captions: Sequence[str] | None = None,
     on_captions: Callable[[int, int], None] | None = None,
 ) -> Covariance:
-    """The covariance of a host's CLIP.
+    """The covariance of ComfyUI's CLIP.
 
     Args:
         captions: what to estimate it from; None for the family's built-in captions.

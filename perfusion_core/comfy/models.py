@@ -11,7 +11,7 @@ from torch import Tensor
 from ..families import FAMILIES, REFUSED, REFUSED_PARTS, ModelFamily
 
 
-class HostMismatch(ValueError):
+class ComfyMismatch(ValueError):
     """What was connected in ComfyUI does not go together; says what was found and what to do."""
 
 
@@ -58,27 +58,27 @@ def describe_families() -> str:
 def detect_family(model: Any) -> ModelFamily:
     """The family of a MODEL of ComfyUI's.
 
-    Raises HostMismatch with the model's class and the reason when concepts do not fit it.
+    Raises ComfyMismatch with the model's class and the reason when concepts do not fit it.
     """
     base = getattr(model, "model", None)
     name = type(base).__name__
     for ancestor in type(base).__mro__:
         if ancestor.__name__ in REFUSED:
-            raise HostMismatch(_refusal(name, REFUSED[ancestor.__name__].reason))
+            raise ComfyMismatch(_refusal(name, REFUSED[ancestor.__name__].reason))
     network = getattr(base, "diffusion_model", None)
     alike = [family for family in FAMILIES.values() if family.is_of_class(network)]
     if not alike:
         inner = "" if network is None else f" (a {type(network).__name__})"
-        raise HostMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
+        raise ComfyMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
     for part, refusal in REFUSED_PARTS.items():
         if hasattr(network, part):
-            raise HostMismatch(_refusal(f"{name} with a {part}", refusal.reason))
+            raise ComfyMismatch(_refusal(f"{name} with a {part}", refusal.reason))
     for family in alike:
         if family.recognises(network):
             return family
     widths = {width for family in alike for width in family.text_widths(network)}
     shown = " and ".join(map(str, sorted(widths))) or "none at all"
-    raise HostMismatch(_refusal(name, f"the text width of its cross-attention is {shown}"))
+    raise ComfyMismatch(_refusal(name, f"the text width of its cross-attention is {shown}"))
 
 
 def _refusal(model: str, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of a concept while it trains, by the host's own sampler."""
+"""Pictures of a concept while it trains, by ComfyUI's own sampler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BackbonePainter:
     """The `Painter` of a model that is being trained on.
 
     Args:
-        vae: the host's VAE.
+        vae: ComfyUI's VAE.
         shape: [C, H, W] of the latents of a picture.
         seed: of the noise; the same for every prompt.
         on_step: called after every sampling step; may raise to stop.
@@ -45,7 +45,7 @@ class BackbonePainter:
     def __call__(
         self, concept: Concept, settings: ConceptSettings, prompts: Sequence[str]
     ) -> Tensor:
-        """See `Painter`. Leaves the global random state as it was, which the host's noise sets."""
+        """See `Painter`. Leaves the global random state as it was, which ComfyUI's noise sets."""
         device = self._backbone.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), self._backbone.paused() as (model, clip):

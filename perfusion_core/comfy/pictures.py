@@ -1,4 +1,4 @@
-"""From the host's IMAGE, MASK and VAE to what training takes."""
+"""From ComfyUI's IMAGE, MASK and VAE to what training takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..concept.placeholder import mentions, not_mentioned
 from ..method.batches import PictureGroup, TrainingError
 from ..method.sizes import bucket, cut_off, fit, whole_cells
-from .models import HostMismatch
+from .models import ComfyMismatch
 
 PREVIEW_SIZE = 96
 PREVIEW_QUALITY = 75
@@ -45,7 +45,7 @@ def read_pictures(
     captions: Sequence[str],
     placeholder: str,
 ) -> list[Picture]:
-    """Pictures from lists of the host's IMAGEs [B, H, W, C] and MASKs [B, h, w], and of captions.
+    """Pictures from lists of ComfyUI's IMAGEs [B, H, W, C] and MASKs [B, h, w], and of captions.
 
     Batches in a list count as the pictures in them. A single mask serves all pictures.
 
@@ -88,11 +88,11 @@ def in_colour(images: Tensor, what: str) -> Tensor:
     Args:
         what: how a message calls them, such as "training pictures".
 
-    Raises HostMismatch for what is no batch of pictures.
+    Raises ComfyMismatch for what is no batch of pictures.
     """
     shape = list(images.shape)
     if len(shape) != 4 or shape[3] not in (1, 3, 4) or not shape[1] or not shape[2]:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The {what} have the shape {shape}; expected [pictures, height, width, 3], colours "
             "last, such as Load Image gives. Connect an IMAGE, not a mask or latents, and no empty "
             "one."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..method.validation import Score
-from .models import HostMismatch
+from .models import ComfyMismatch
 from .pretrained import load_whole, model_folders
 
 FOLDER = "clip_vision"
@@ -39,19 +39,19 @@ class ClipScorer:
         references: the training pictures [3, H, W], 0 to 1, of any sizes.
         name: of `score_models`, or AUTO for the first of them.
 
-    Raises HostMismatch where that is not there, or cannot be read.
+    Raises ComfyMismatch where that is not there, or cannot be read.
     """
 
     def __init__(self, references: Sequence[Tensor], name: str = AUTO) -> None:
         known = score_models()
         if not known:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"To select the best step, pictures are scored with CLIP, and there is no CLIP "
                 f"model in models/{FOLDER}. {REMEDY}"
             )
         self.name = next(iter(known)) if name == AUTO else name
         if self.name not in known:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f'There is no CLIP model "{name}" in models/{FOLDER} (found: {", ".join(known)}). '
                 f"{REMEDY}"
             )

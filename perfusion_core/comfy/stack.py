@@ -1,4 +1,4 @@
-"""Concepts on a host's MODEL: one stack, one patch, one key, rebuilt whenever it changes."""
+"""Concepts on ComfyUI's MODEL: one stack, one patch, one key, rebuilt whenever it changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..concept.placeholder import same_word
 from ..families import FAMILIES
 from ..method.edit import GatedEdit
 from ..method.settings import MAX_STRENGTH, ConceptSettings, KeyLock
-from ..method.slider_schedule import Course
+from ..method.slider_schedule import SliderSchedule
 from .broken_numbers import NumberCheck, SeenPass
 from .forward_patch import Differences, edited
 from .key_lock import LOCKED_PROMPTS
-from .models import HostMismatch, Layer, compute_dtype, detect_family, layers_of, network_layers
+from .models import ComfyMismatch, Layer, compute_dtype, detect_family, layers_of, network_layers
 from .prompts import clash
 from .twins import PromptCarrier
 
@@ -32,7 +32,8 @@ class ConceptEntry:
 
     concept: Concept
     settings: ConceptSettings
-    course: Course | None = None  # for sliders that move while sampling, in place of the settings'
+    # Slider values that change while sampling; None: those of the settings.
+    schedule: SliderSchedule | None = None
 
     @property
     def title(self) -> str:
@@ -42,13 +43,13 @@ class ConceptEntry:
     @property
     def may_act(self) -> bool:
         """Whether it is more than the untouched model at some time of the sampling."""
-        return self.settings.strength > 0 or self.course is not None
+        return self.settings.strength > 0 or self.schedule is not None
 
     def settings_at(self, sigma: float) -> ConceptSettings:
         """The settings at a noise level."""
-        if self.course is None:
+        if self.schedule is None:
             return self.settings
-        return self.course.at(sigma).put_into(self.settings)
+        return self.schedule.at(sigma).put_into(self.settings)
 
 
 # What runs through a PERFUSION_STACK connection. Immutable, so that branches cannot share state.
@@ -61,7 +62,7 @@ def recommended(concept: Concept) -> ConceptEntry:
 
 
 def extend_stack(stack: ConceptStack, entries: Iterable[ConceptEntry]) -> ConceptStack:
-    """`stack` and `entries`. Raises HostMismatch when two concepts share a placeholder."""
+    """`stack` and `entries`. Raises ComfyMismatch when two concepts share a placeholder."""
     extended = list(stack)
     for entry in entries:
         for other in extended:
@@ -71,13 +72,13 @@ def extend_stack(stack: ConceptStack, entries: Iterable[ConceptEntry]) -> Concep
 
 
 def refuse_clash(one: Concept, other: Concept) -> None:
-    """Raises HostMismatch when two different concepts answer to the same placeholder."""
+    """Raises ComfyMismatch when two different concepts answer to the same placeholder."""
     if same_word(one.placeholder, other.placeholder) and one.hash != other.hash:
-        raise HostMismatch(clash(one.placeholder, other.name, one.name))
+        raise ComfyMismatch(clash(one.placeholder, other.name, one.name))
 
 
 def stack_of(model: Any) -> ConceptStack:
-    """The concepts on a host's MODEL."""
+    """The concepts on ComfyUI's MODEL."""
     return model.get_attachment(KEY) or ()
 
 
@@ -94,9 +95,9 @@ def edit_of(entries: Sequence[ConceptEntry]) -> GatedEdit:
 
 
 def apply_stack(model: Any, entries: Iterable[ConceptEntry]) -> Any:
-    """A clone of the host's MODEL with `entries` added to the concepts that it has.
+    """A clone of ComfyUI's MODEL with `entries` added to the concepts that it has.
 
-    The model itself stays as it is. Raises HostMismatch or ConceptError when one does not fit.
+    The model itself stays as it is. Raises ComfyMismatch or ConceptError when one does not fit.
     """
     entries = tuple(entries)
     stack = extend_stack(stack_of(model), entries)
@@ -112,19 +113,19 @@ def tune(
     model: Any,
     which: str,
     change: Callable[[ConceptSettings], ConceptSettings],
-    course: Course | None = None,
+    schedule: SliderSchedule | None = None,
 ) -> Any:
-    """A clone of the host's MODEL whose concepts' settings went through `change`.
+    """A clone of ComfyUI's MODEL whose concepts' settings went through `change`.
 
     Args:
         which: the placeholder or the name of one concept; empty for all.
-        course: what moves the sliders while sampling; None for sliders that stand still.
+        schedule: slider values that change while sampling; None for those of the settings.
 
-    Raises HostMismatch when the model has no concepts, or none of that name.
+    Raises ComfyMismatch when the model has no concepts, or none of that name.
     """
     stack = stack_of(model)
     if not stack:
-        raise HostMismatch(
+        raise ComfyMismatch(
             "This model carries no Perfusion concept to tune. Connect the model output of a "
             "Perfusion Concept Loader or Perfusion Apply Concepts; where that is bypassed, bypass "
             "this node as well."
@@ -134,19 +135,19 @@ def tune(
     chosen = [not wanted or any(same_word(wanted, name) for name in both) for both in names]
     if not any(chosen):
         known = ", ".join(entry.title for entry in stack)
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'This model carries no concept called "{which.strip()}". It carries: {known}. Leave '
             "the field empty to tune all of them."
         )
     tuned = tuple(
-        replace(entry, settings=change(entry.settings), course=course) if meant else entry
+        replace(entry, settings=change(entry.settings), schedule=schedule) if meant else entry
         for entry, meant in zip(stack, chosen, strict=True)
     )
     return _with_stack(model, tuned)
 
 
 def layer_paths(model: Any) -> list[str]:
-    """Paths of the cross-attention layers of a host's MODEL, in the network's order."""
+    """Paths of the cross-attention layers of ComfyUI's MODEL, in the network's order."""
     return list(layers_of(model, detect_family(model)))
 
 
@@ -174,12 +175,12 @@ def _with_stack(model: Any, stack: ConceptStack) -> Any:
 
 
 def _refuse_trained_keys_under_global_lock(entries: Iterable[ConceptEntry]) -> None:
-    """Raises HostMismatch where the keys of one prompt would have two sources."""
+    """Raises ComfyMismatch where the keys of one prompt would have two sources."""
     entries = tuple(entries)
     trained = [entry.title for entry in entries if entry.concept.keys]
     locked = [e.title for e in entries if e.settings.key_lock is KeyLock.GLOBAL]
     if trained and locked:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The concept {trained[0]} was trained with keys of its own, but the key lock of "
             f"{locked[0]} is global, which takes the keys of the whole prompt from the superclass. "
             "Set key_lock to local, or train the concept with key_mode locked."
@@ -207,7 +208,7 @@ class StackTensors:
         self._lock = Lock()
 
     def layers_of(self, base: Any) -> dict[str, Layer]:
-        """The layers of a host's model object, whose network may be swapped between runs."""
+        """The layers of ComfyUI's model object, whose network may be swapped between runs."""
         network = base.diffusion_model
         with self._lock:
             if network not in self._layers:
@@ -227,7 +228,7 @@ def _key_differences(concepts: Iterable[Concept]) -> Differences | None:
 
 
 class StackPatch:
-    """Edits a host's model during its forward pass: the wrapper around `apply_model`.
+    """Edits ComfyUI's model during its forward pass: the wrapper around `apply_model`.
 
     Attributes:
         watched: whether a `NumberCheck` wants to know of the passes.
@@ -236,7 +237,7 @@ class StackPatch:
 
     def __init__(self, entries: Iterable[ConceptEntry], tensors: StackTensors) -> None:
         self._entries = tuple(entries)
-        self._moving = any(entry.course is not None for entry in self._entries)
+        self._moving = any(entry.schedule is not None for entry in self._entries)
         self._settings = tuple(entry.settings for entry in self._entries)
         self.tensors = tensors
         self._by_strengths: dict[tuple[float, ...], GatedEdit] = {}
@@ -282,7 +283,7 @@ class StackPatch:
             self._by_activity.clear()
 
     def _activity(self, sampling: Any, sigmas: Any) -> tuple[bool, ...]:
-        """Which concepts act at this step, by the host's own reading of start and end."""
+        """Which concepts act at this step, by ComfyUI's own reading of start and end."""
         settings = self._settings
         always = [s.start <= 0 and s.end >= 1 for s in settings]
         if all(always) or sigmas is None:
@@ -327,7 +328,7 @@ def _at_layer(settings: ConceptSettings, path: str, group: str, acts: bool) -> C
 
 
 def _transformer_options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The host's `transformer_options` among the arguments of its `apply_model`."""
+    """ComfyUI's `transformer_options` among the arguments of its `apply_model`."""
     # x, t, c_concat, c_crossattn, control, transformer_options
     options = args[5] if len(args) > 5 else kwargs.get("transformer_options")
     return options or {}

@@ -1,4 +1,4 @@
-"""Plots as pictures, drawn with what the host has."""
+"""Plots as pictures, drawn with what ComfyUI has."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def loss_plot(losses: Sequence[float]) -> Tensor:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A picture as the host's IMAGE [1, H, W, 3], 0 to 1."""
+    """A picture as ComfyUI's IMAGE [1, H, W, 3], 0 to 1."""
     data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
     return data.reshape(1, image.height, image.width, 3).float() / 255
 

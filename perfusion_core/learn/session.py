@@ -141,8 +141,8 @@ def learn(
     Args:
         images, masks, captions: see `read_pictures`.
 
-    Raises ConceptError, HostMismatch or TrainingError with what is wrong and what to do, before the
-    first step wherever it can be known by then; and ComfyUI's Cancel where it does not keep.
+    Raises ConceptError, ComfyMismatch or TrainingError with what is wrong and what to do, before
+    the first step wherever it can be known by then; and ComfyUI's Cancel where it does not keep.
     """
     word, kind = plan.placeholder.strip(), plan.superclass.strip()
     # Everything that can be refused is refused before anything takes long.

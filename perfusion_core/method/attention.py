@@ -13,8 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..draw.gate_table import COLOURS
 from ..draw.plots import labelled_grid
-from ..draw.token_gates import COLOURS
 
 # A token of this similarity is the concept's word. Its own placeholder has about 1, other words
 # about 0. Not the gate: then the sliders would decide whose attention is shown.
@@ -167,7 +167,7 @@ class AttentionMaps:
         scale = max(1.0, _CELL[0] / min(height, width))
         scale = min(scale, _CELL[1] / max(height, width))
         height, width = round(height * scale), round(width * scale)
-        # Where the host keeps pictures on its device (--gpu-only), the maps are not.
+        # Where ComfyUI keeps pictures on its device (--gpu-only), the maps are not.
         pixels = pictures.cpu().movedim(-1, 1).float()
         shown = _sized(pixels, height, width).movedim(1, -1).clamp(0, 1)
         heat = self.masks(height, width).reshape(*self.present.shape, height, width)

@@ -29,7 +29,7 @@ from .templates import templates_for
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TrainingPrompts:
     """Prompts as the model's cross-attention sees them.
 
     Attributes:
@@ -67,7 +67,7 @@ class Backbone(Protocol):
 
     def encode(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
-    ) -> Encoded:
+    ) -> TrainingPrompts:
         """Encode prompts with one placeholder in each; differentiable in its `embeddings`."""
 
     def check_prompts(
@@ -86,7 +86,7 @@ class Backbone(Protocol):
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        encoded: Encoded,
+        encoded: TrainingPrompts,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
         key_differences: Mapping[str, Tensor] | None = None,
@@ -464,6 +464,6 @@ class _Differences:
         return {path: self._scales[path] * delta for path, delta in self._deltas.items()}
 
 
-def _encoding(encoded: Encoded) -> Tensor:
+def _encoding(encoded: TrainingPrompts) -> Tensor:
     """The mean encoding [d] of the placeholder over a batch, in float64 on the CPU."""
     return encoded.context.detach()[encoded.positions].mean(dim=0).cpu().double()

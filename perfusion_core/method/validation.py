@@ -1,4 +1,4 @@
-"""Validation while a concept trains, and of its checkpoints the best; free of any host.
+"""Validation while a concept trains, and of its checkpoints the best; free of ComfyUI.
 
 Who paints and who scores are given: `comfy` paints with ComfyUI's sampler and scores with CLIP,
 the demo has the judge of its world.

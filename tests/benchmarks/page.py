@@ -14,7 +14,7 @@ from execution import PromptQueue
 from server import PromptServer
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.comfy import prompt_gates as tokens
+from perfusion_core.page import prompt_similarities as tokens
 
 from .measure import Result
 

@@ -24,12 +24,12 @@ AT_ONCE = 0.05  # seconds; what ComfyUI may be kept waiting
 
 @pytest.fixture
 def tokens(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    return importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
 
 
 @pytest.fixture
 def gates(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.token_gates")
+    return importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.gates_of_prompt")
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_what_is_shown_is_what_the_node_would_compute(
     plain = tiny_clip()
     lora, other = patched(plain, 0.05), patched(plain, -0.1)
     entries = [applying.recommended(teddy)]
-    expected = gates.token_gates(lora, TEXT, entries).similarities
-    stock = gates.token_gates(plain, TEXT, entries).similarities
+    expected = gates.gates_of_prompt(lora, TEXT, entries).similarities
+    stock = gates.gates_of_prompt(plain, TEXT, entries).similarities
     assert not torch.allclose(expected, stock, atol=1e-3)
     last = {"the same": lora, "without": plain, "another": other, "nothing": None}[loaded]
     if last is None:

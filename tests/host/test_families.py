@@ -25,7 +25,7 @@ from true_models import CPU, META, UNETS, learned_concept, random_concept, true_
 
 from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.contract import FITS, SINCE
-from perfusion_core.comfy.models import HostMismatch, detect_family, layers_of
+from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.pictures import thumbnail
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import apply_stack, layer_paths, recommended, stack_of, tune
@@ -34,7 +34,7 @@ from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import FAMILIES, REFUSED
 from perfusion_core.method.edit import GatedEdit
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import Encoded
+from perfusion_core.method.training import TrainingPrompts
 from tools.locate import find_host
 
 Model = Any
@@ -106,7 +106,7 @@ def test_a_concept_with_a_preview_is_small_too(tmp_path: Path) -> None:
 
 
 def test_the_refiner_is_refused_and_says_what_to_do() -> None:
-    with pytest.raises(HostMismatch, match="only one of SDXL's two.*use the base model"):
+    with pytest.raises(ComfyMismatch, match="only one of SDXL's two.*use the base model"):
         detect_family(shapes("SDXLRefiner"))
 
 
@@ -117,7 +117,7 @@ def test_a_unet_with_a_head_that_reads_poses_is_refused() -> None:
         model = true_model(name, **({"heatmap_head": True} if known else {}))
         if not known:
             model.model.diffusion_model.heatmap_head = torch.nn.Identity()
-        with pytest.raises(HostMismatch, match="heatmap_head.*it makes no pictures"):
+        with pytest.raises(ComfyMismatch, match="heatmap_head.*it makes no pictures"):
             detect_family(model)
 
 
@@ -236,7 +236,7 @@ def test_sdxls_pooled_vector_learns_too(sdxl: tuple[Model, Any]) -> None:
         assert encoded.context.shape[-1] == family.context_width == 2048
         assert encoded.extra.shape == (1, 1280)
         # The way through attention is cut; what is left is the way through the pooled vector.
-        only_pooled = Encoded(encoded.context.detach(), encoded.positions, encoded.extra)
+        only_pooled = TrainingPrompts(encoded.context.detach(), encoded.positions, encoded.extra)
         edit = GatedEdit(
             concept.target_input[None].float(),
             concept.whitened_target[None],
@@ -329,7 +329,7 @@ def test_every_model_of_the_host_fits_or_is_refused_with_its_reason(
         monkeypatch.setattr(comfy.model_base.BaseModel, "diffusion_model", nothing, **ours)
         monkeypatch.setattr(comfy.model_management, "archive_model_dtypes", lambda _: None, **ours)
     base = without_network(config)
-    with pytest.raises(HostMismatch) as refused:
+    with pytest.raises(ComfyMismatch) as refused:
         detect_family(SimpleNamespace(model=base))
     reasons = [REFUSED[c.__name__].reason for c in type(base).__mro__ if c.__name__ in REFUSED]
     assert reasons, (

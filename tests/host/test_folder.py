@@ -18,8 +18,8 @@ from perfusion_core.comfy.concept_folder import (
     folder_fingerprint,
     save_named,
 )
-from perfusion_core.comfy.concept_index import concept_card, concept_cards
 from perfusion_core.concept.concept import ConceptError
+from perfusion_core.page.concept_index import concept_card, concept_cards
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_file_that_is_deleted_meanwhile_hides_no_other(
 ) -> None:
     save_named(teddy, "anna", overwrite=False)
     names = ["anna.safetensors", "gone.safetensors"]
-    monkeypatch.setattr("perfusion_core.comfy.concept_index.concept_names", lambda: names)
+    monkeypatch.setattr("perfusion_core.page.concept_index.concept_names", lambda: names)
     first, second = concept_cards()[0]
     assert first.card is not None
     assert "gone.safetensors" in second.error

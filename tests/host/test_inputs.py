@@ -17,7 +17,7 @@ from tiny_models import TinyVae, sample, tiny_concept, tiny_model
 from perfusion_core.comfy import broken_numbers as broken
 from perfusion_core.comfy.backbone import refuse_known_word
 from perfusion_core.comfy.masks import mask_models, zero_shot_masks
-from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.pictures import bring_to_size, look_like_backgrounds, read_pictures
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.scores import score_models
@@ -68,10 +68,10 @@ SHAPES = [(1, 16, 16, 2), (1, 16, 16, 0), (1, 0, 16, 3), (16, 16, 3), (1, 16, 16
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_no_picture_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(HostMismatch) as caught:
+    with pytest.raises(ComfyMismatch) as caught:
         read_pictures([torch.zeros(shape)], [], [], "teddy*")
     assert str(list(shape)) in str(caught.value)
-    with pytest.raises(HostMismatch, match="shape"):
+    with pytest.raises(ComfyMismatch, match="shape"):
         zero_shot_masks("any", torch.zeros(shape), "teddy")
 
 
@@ -79,9 +79,9 @@ def test_no_picture_at_all_is_said() -> None:
     for images in ([], [None], [torch.zeros(0, 16, 16, 3)]):
         with pytest.raises(TrainingError, match="no training picture"):
             read_pictures(images, [], [], "teddy*")
-    with pytest.raises(HostMismatch, match="no picture to look at"):
+    with pytest.raises(ComfyMismatch, match="no picture to look at"):
         zero_shot_masks("any", torch.zeros(0, 16, 16, 3), "teddy")
-    with pytest.raises(HostMismatch, match="NaN"):
+    with pytest.raises(ComfyMismatch, match="NaN"):
         zero_shot_masks("any", torch.full((1, 16, 16, 3), NAN), "teddy")
 
 
@@ -99,7 +99,7 @@ def test_tensors_of_any_shape_are_read_or_refused_in_words(
     try:
         found = read_pictures(images, masks, [], "teddy*")
         bring_to_size(found, 64)
-    except (TrainingError, HostMismatch):
+    except (TrainingError, ComfyMismatch):
         return
     assert all(bool(picture.pixels.isfinite().all()) for picture in found)
 
@@ -155,14 +155,14 @@ def test_training_on_a_loaders_clip_names_the_loader(
 
 def test_resuming_on_the_loaders_clip_names_the_loader(clip: Any, teddy: Any) -> None:
     knowing = add_concepts(clip, [teddy])
-    with pytest.raises(HostMismatch, match=r"Concept\s+Loader\. Connect the checkpoint's own"):
+    with pytest.raises(ComfyMismatch, match=r"Concept\s+Loader\. Connect the checkpoint's own"):
         refuse_known_word(knowing, "Teddy*")
     refuse_known_word(knowing, "other*")
     refuse_known_word(clip, "teddy*")
 
 
 def test_a_tune_below_a_bypassed_loader_says_what_to_do(model: Any) -> None:
-    with pytest.raises(HostMismatch, match="bypassed, bypass this node as well"):
+    with pytest.raises(ComfyMismatch, match="bypassed, bypass this node as well"):
         tune(model, "", lambda given: given)
 
 

@@ -13,7 +13,7 @@ from projections import TOLERANCES, assert_edited, error, reference, tapped
 from tiny_models import patched_modules, sample
 
 from perfusion_core.comfy.backbone import training_backbone
-from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from perfusion_core.concept.concept import Concept
@@ -113,7 +113,7 @@ def test_the_global_lock_and_trained_keys_exclude_each_other(
 ) -> None:
     lock = replace(ON, key_lock=KeyLock.GLOBAL)
     trained = ConceptEntry(with_keys(teddy), ON)
-    with pytest.raises(HostMismatch, match=r'"teddy" \(teddy\*\) was trained with keys.*"pot"'):
+    with pytest.raises(ComfyMismatch, match=r'"teddy" \(teddy\*\) was trained with keys.*"pot"'):
         apply_stack(model, [trained, ConceptEntry(pot, lock)])
     off = replace(lock, strength=0.0)
     apply_stack(model, [trained, ConceptEntry(pot, off)])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from perfusion_core import families
 from perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
 from perfusion_core.comfy.backbone import training_backbone
-from perfusion_core.comfy.models import HostMismatch, detect_family, layers_of
+from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts, encode
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack, edit_of, recommended, tune
 from perfusion_core.concept.concept import Concept
@@ -274,7 +274,7 @@ def test_the_attention_map_sees_the_keys_behind_their_norm(model: Any, clip: Any
 def test_another_network_of_that_name_and_another_width_is_refused(model: Any) -> None:
     for block in model.model.diffusion_model.blocks:
         block.text_attention.kv_linear = nn.Linear(TEXT + 1, 2 * WIDTH)
-    with pytest.raises(HostMismatch, match=f"the text width of its cross-attention is {TEXT + 1}"):
+    with pytest.raises(ComfyMismatch, match=f"the text width of its cross-attention is {TEXT + 1}"):
         detect_family(model)
 
 
@@ -285,5 +285,5 @@ def test_checkpointing_that_finds_no_blocks_says_so(model: Any, clip: Any) -> No
         other.text_attention, other.mlp = block.text_attention, block.mlp
         blocks.append(other)
     model.model.diffusion_model.blocks = blocks
-    with pytest.raises(HostMismatch, match="finds no StubBlock.*would save no memory"):
+    with pytest.raises(ComfyMismatch, match="finds no StubBlock.*would save no memory"):
         learned(model, clip, "on")

@@ -16,7 +16,7 @@ from projections import reference
 from tiny_models import CPU, patched_modules, sample, tiny_concept, tiny_model
 
 from perfusion_core.comfy.forward_patch import Differences, edited
-from perfusion_core.comfy.models import HostMismatch, detect_family, layers_of
+from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import KEY, ConceptEntry, apply_stack, extend_stack, stack_of, tune
 from perfusion_core.concept.concept import Concept, ConceptError
@@ -312,7 +312,7 @@ def test_the_family_is_known_by_the_width_of_the_text(width: int, family: str) -
 
 
 def test_an_unknown_width_is_refused() -> None:
-    with pytest.raises(HostMismatch, match=r"BaseModel.*cross-attention is 320"):
+    with pytest.raises(ComfyMismatch, match=r"BaseModel.*cross-attention is 320"):
         detect_family(tiny_model(320))
 
 
@@ -330,7 +330,7 @@ def test_an_unknown_width_is_refused() -> None:
 )
 def test_models_that_do_not_fit_are_refused_by_name_and_reason(name: str, reason: str) -> None:
     kind = getattr(comfy.model_base, name)
-    with pytest.raises(HostMismatch, match=rf"{name}\..*{reason}"):
+    with pytest.raises(ComfyMismatch, match=rf"{name}\..*{reason}"):
         detect_family(SimpleNamespace(model=kind.__new__(kind)))
 
 
@@ -350,10 +350,10 @@ def test_a_concept_without_some_of_the_layers_is_refused(model: Model, teddy: Co
 def test_tuning_needs_a_concept_of_that_name(
     model: Model, clip: CLIP, teddy: Concept, pot: Concept
 ) -> None:
-    with pytest.raises(HostMismatch, match="carries no Perfusion concept"):
+    with pytest.raises(ComfyMismatch, match="carries no Perfusion concept"):
         tune(model, "", lambda s: s)
     both = apply_stack(model, [ConceptEntry(teddy, ON), ConceptEntry(pot, ON)])
-    with pytest.raises(HostMismatch, match=r'no concept called "cup\*".*teddy\*.*pot\*'):
+    with pytest.raises(ComfyMismatch, match=r'no concept called "cup\*".*teddy\*.*pot\*'):
         tune(both, "cup*", lambda s: s)
     tuned = stack_of(tune(both, " POT* ", lambda s: replace(s, bias=0.1)))
     assert [entry.settings.bias for entry in tuned] == [0.6, 0.1]

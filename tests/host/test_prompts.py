@@ -14,7 +14,7 @@ from comfy.sd import CLIP
 from safetensors.torch import save_file
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts, encode
 from perfusion_core.comfy.stack import ConceptEntry, extend_stack
 from perfusion_core.concept.concept import Concept
@@ -178,10 +178,10 @@ def test_two_concepts_of_one_placeholder_are_refused_with_the_remedy(
 ) -> None:
     other = tiny_concept(tiny_model(), clip, "Teddy*", seed=9, name="bear")
     knowing = add_concepts(clip, [teddy])
-    with pytest.raises(HostMismatch, match=r'"teddy" and "bear".*"placeholder" field.*Teddy\*2'):
+    with pytest.raises(ComfyMismatch, match=r'"teddy" and "bear".*"placeholder" field.*Teddy\*2'):
         add_concepts(knowing, [other])
     entries = [ConceptEntry(c, c.settings) for c in (teddy, other)]
-    with pytest.raises(HostMismatch, match=r'"teddy" and "bear".*"placeholder" field'):
+    with pytest.raises(ComfyMismatch, match=r'"teddy" and "bear".*"placeholder" field'):
         extend_stack((), entries)
     renamed = add_concepts(knowing, [replace(other, placeholder="bear*")])
     assert sum(torch.is_tensor(t) for t, _ in flat(renamed, "teddy* bear*")) == 2
@@ -193,7 +193,7 @@ def test_the_same_concept_twice_is_no_clash(clip: CLIP, teddy: Concept) -> None:
 
 
 def test_a_clip_of_other_encoders_is_refused(teddy: Concept) -> None:
-    with pytest.raises(HostMismatch, match=r"clip_l \(width 192\).*clip_l \(width 768\)"):
+    with pytest.raises(ComfyMismatch, match=r"clip_l \(width 192\).*clip_l \(width 768\)"):
         add_concepts(FakeClip(), [teddy])
 
 

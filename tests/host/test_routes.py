@@ -322,19 +322,19 @@ def test_no_answer_holds_what_is_no_json(pack: ModuleType) -> None:
 def test_an_encoder_that_gives_no_numbers_is_named(
     pack: ModuleType, teddy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
     clip, encoders = tiny_clip(), tokens.Encoders()
     encoders.remember("1", clip)
     broken = SimpleNamespace(similarities=torch.tensor([[math.nan]]))
-    monkeypatch.setattr(tokens, "_gates_beside", lambda *_: broken)
-    with pytest.raises(tokens.HostMismatch, match="text encoder gives NaN"):
+    monkeypatch.setattr(tokens, "gates_while_idle", lambda *_: broken)
+    with pytest.raises(tokens.ComfyMismatch, match="text encoder gives NaN"):
         encoders.similarities("1", [teddy], "a teddy*")
 
 
 def test_an_encoder_that_comfyui_has_let_go_of_is_told_from_one_that_never_ran(
     pack: ModuleType, teddy: Any
 ) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
     encoders = tokens.Encoders()
     other = tiny_clip(768)
     encoders.remember("2", other)
@@ -397,7 +397,7 @@ def test_routes_are_added_once(pack: ModuleType) -> None:
 
 
 def test_no_clip_is_held_alive(pack: ModuleType, teddy: Any) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
     encoders = tokens.Encoders()
     clip = tiny_clip()
     encoders.remember("1", clip)
@@ -411,7 +411,7 @@ def test_no_clip_is_held_alive(pack: ModuleType, teddy: Any) -> None:
 
 
 def test_no_concept_is_held_alive(pack: ModuleType, teddy: Any) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
     encoders = tokens.Encoders()
     clip, concept = tiny_clip(), replace(teddy)
     encoders.remember("1", clip, [concept])
@@ -423,7 +423,7 @@ def test_no_concept_is_held_alive(pack: ModuleType, teddy: Any) -> None:
 
 
 def test_a_clip_of_another_family_is_not_asked(pack: ModuleType, teddy: Any) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
     encoders = tokens.Encoders()
     fits, other, unknown = tiny_clip(), tiny_clip(768), tiny_clip(64)
     encoders.remember("1", fits)
@@ -440,7 +440,7 @@ def test_a_clip_of_another_family_is_not_asked(pack: ModuleType, teddy: Any) -> 
 
 
 def test_what_is_remembered_is_bounded(pack: ModuleType) -> None:
-    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.comfy.prompt_gates")
+    tokens = importlib.import_module(f"{pack.__name__}.perfusion_core.page.prompt_similarities")
     encoders = tokens.Encoders()
     clip = tiny_clip()
     for number in range(2 * tokens.MAX_NODES):

@@ -21,7 +21,7 @@ from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.slider_schedule import Moves, Sliders
+from perfusion_core.method.slider_schedule import RecordedSliders, Sliders
 
 Model = Any
 GPUS = 4  # as many threads, each with its own copy of the model
@@ -86,7 +86,7 @@ def test_sliders_that_move_hold_in_every_thread_of_a_step(model: Model, teddy: C
     sigmas = torch.linspace(14, 1, STEPS)
     off_and_on = [Sliders(0.3, 0.2, float(step % 2)) for step in range(STEPS)]
     below = [float(s) - 0.1 for s in sigmas]
-    course = Moves(tuple(zip(below[:-1], off_and_on[:-1], strict=True)), off_and_on[-1])
+    schedule = RecordedSliders(tuple(zip(below[:-1], off_and_on[:-1], strict=True)), off_and_on[-1])
     generator = torch.Generator().manual_seed(3)
     noisy = torch.randn(1, 4, 8, 8, generator=generator)
     context = teddy.target_input.float().expand(1, 77, -1)
@@ -100,7 +100,7 @@ def test_sliders_that_move_hold_in_every_thread_of_a_step(model: Model, teddy: C
         return output
 
     def carry() -> Model:
-        return apply_stack(model, [ConceptEntry(teddy, ON, course)])
+        return apply_stack(model, [ConceptEntry(teddy, ON, schedule)])
 
     alone = carry()
     expected = [one_step(model.model, alone, sigma) for sigma in sigmas]

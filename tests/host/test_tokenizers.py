@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.gates_of_prompt import gates_of_prompt
+from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import ConceptEntry
-from perfusion_core.comfy.token_gates import token_gates
 from perfusion_core.comfy.tokenizers import vectors_of
 from perfusion_core.comfy.vectors import KnownVectors, Word
 from perfusion_core.concept.concept import Concept
@@ -224,7 +224,7 @@ def test_an_embedding_is_no_superclass(teddy: Concept, tmp_path: Any) -> None:
     save_file({"emb_params": torch.ones(1, 192)}, tmp_path / "style.safetensors")
     clip = tiny_clip(embeddings=str(tmp_path))
     concept = replace(teddy, superclass="embedding:style")
-    with pytest.raises(HostMismatch, match="is an embedding.*ordinary word"):
+    with pytest.raises(ComfyMismatch, match="is an embedding.*ordinary word"):
         add_concepts(clip, [concept], [KeyLock.GLOBAL])
 
 
@@ -236,5 +236,5 @@ def test_plots_and_prompts_agree_in_every_script(text: str, clip: CLIP, teddy: C
     knowing = add_concepts(clip, [teddy])
     tokens = [token for token, _ in knowing.tokenize(text)["l"][0]]
     assert sum(torch.is_tensor(token) for token in tokens) == 1
-    gates = token_gates(clip, text, [ConceptEntry(teddy, teddy.settings)])
+    gates = gates_of_prompt(clip, text, [ConceptEntry(teddy, teddy.settings)])
     assert gates.words.count("teddy*") == 1

@@ -14,7 +14,7 @@ from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
-from perfusion_core.comfy.models import HostMismatch
+from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts, encode
 from perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from perfusion_core.concept.concept import Concept
@@ -444,12 +444,12 @@ def test_an_empty_superclass_is_refused(model: Model, clip: CLIP, unchanged: Non
 def test_a_model_that_carries_a_concept_is_refused(model: Model, clip: CLIP) -> None:
     concept = tiny_concept(model, clip)
     on = apply_stack(model, [ConceptEntry(concept, concept.settings)])
-    with pytest.raises(HostMismatch, match=r"already carries the concept \"teddy\""):
+    with pytest.raises(ComfyMismatch, match=r"already carries the concept \"teddy\""):
         run(on, clip)
 
 
 def test_a_clip_of_another_family_is_refused(clip: CLIP) -> None:
-    with pytest.raises(HostMismatch, match=r"Stable Diffusion 1\.x.*Connect the model's own CLIP"):
+    with pytest.raises(ComfyMismatch, match=r"Stable Diffusion 1\.x.*Connect the model's own CLIP"):
         run(tiny_model(768), clip)
 
 

@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from perfusion_core.method.settings import ConceptSettings
 from perfusion_core.method.slider_schedule import (
     LiveSliders,
-    Moves,
+    RecordedSliders,
     Sliders,
     checked_sliders,
-    parse_moves,
+    parse_recorded,
 )
 
 A, B, C = Sliders(0.6, 0.15, 1.0), Sliders(0.5, 0.2, 0.8), Sliders(0.1, 0.3, 0.0)
 
 
 def test_moves_hold_down_to_their_noise_level() -> None:
-    moves = Moves(((9.0, A), (2.0, B)), C)
+    moves = RecordedSliders(((9.0, A), (2.0, B)), C)
     found = [moves.at(sigma) for sigma in (14.0, 9.0, 8.99, 2.0, 1.0, 0.0)]
     assert found == [A, A, B, B, C, C]
-    assert Moves((), A).at(5.0) == A
+    assert RecordedSliders((), A).at(5.0) == A
 
 
 def test_live_sliders_take_what_is_offered_at_the_next_new_noise_level() -> None:
-    seen: list[Moves] = []
+    seen: list[RecordedSliders] = []
     live = LiveSliders(A, seen.append)
     assert live.at(10.0) == A
     live.offer(B)
@@ -40,14 +40,14 @@ def test_live_sliders_take_what_is_offered_at_the_next_new_noise_level() -> None
     assert live.at(10.0) == A
     assert live.at(5.0) == B
     assert live.at(1.0) == C
-    assert seen == [Moves(((10.0, A),), B), Moves(((10.0, A), (5.0, B)), C)]
+    assert seen == [RecordedSliders(((10.0, A),), B), RecordedSliders(((10.0, A), (5.0, B)), C)]
 
 
 def test_sliders_offered_before_the_first_step_are_the_first() -> None:
     live = LiveSliders(A)
     live.offer(B)
     assert live.at(10.0) == B
-    assert live.moves == Moves((), B)
+    assert live.recorded == RecordedSliders((), B)
 
 
 def test_the_same_sliders_again_are_no_move() -> None:
@@ -55,7 +55,7 @@ def test_the_same_sliders_again_are_no_move() -> None:
     live.at(10.0)
     live.offer(Sliders(0.6, 0.15, 1.0))
     live.at(5.0)
-    assert live.moves == Moves((), A)
+    assert live.recorded == RecordedSliders((), A)
 
 
 numbers = st.builds(
@@ -78,8 +78,8 @@ def test_what_a_live_run_did_is_done_again_from_its_text(
     for sigma, sliders in zip(sorted(sigmas, reverse=True), offered[1:], strict=False):
         used.append((sigma, live.at(sigma)))
         live.offer(sliders)
-    again = parse_moves(live.moves.text(), live.moves.last)
-    assert again == live.moves
+    again = parse_recorded(live.recorded.text(), live.recorded.last)
+    assert again == live.recorded
     for sigma, sliders in used:
         assert again.at(sigma) == sliders
 
@@ -98,11 +98,11 @@ def test_what_a_live_run_did_is_done_again_from_its_text(
 )
 def test_moves_that_cannot_be_done_say_why(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        parse_moves(text, A)
+        parse_recorded(text, A)
 
 
 def test_no_moves_are_no_moves() -> None:
-    assert parse_moves(" ; ", A) == Moves((), A)
+    assert parse_recorded(" ; ", A) == RecordedSliders((), A)
 
 
 @pytest.mark.parametrize(

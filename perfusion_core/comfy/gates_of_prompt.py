@@ -9,35 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draw.token_gates import TokenGates
+from ..concept.concept import Concept
+from ..draw.gate_table import TokenGates
 from ..limits import MAX_PROMPT
+from .beside_queue import Busy, IdleQueue, beside
 from .encoding import encode
-from .models import HostMismatch
+from .models import ComfyMismatch
 from .prompts import add_concepts
-from .stack import ConceptEntry, edit_of
+from .stack import ConceptEntry, edit_of, recommended
 from .tokenizers import tokenizers_of, vectors_of
 
 AT_ONCE = 8  # chunks of a prompt, of 77 tokens each
 
 
-def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+def gates_of_prompt(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
     """Similarity and gate of every token of a prompt, for the concepts of a stack.
 
     Args:
-        clip: a host's CLIP; it need not know the placeholders yet.
+        clip: ComfyUI's CLIP; it need not know the placeholders yet.
 
-    Raises HostMismatch when there is no concept, the CLIP is of another family, or the prompt has
+    Raises ComfyMismatch when there is no concept, the CLIP is of another family, or the prompt has
     more than `MAX_PROMPT` letters.
     """
     from comfy import model_management
 
     if not entries:
-        raise HostMismatch(
+        raise ComfyMismatch(
             "There is no concept to look at: connect a concept of a Perfusion Concept Loader, or a "
             "stack of Perfusion Combine Concepts."
         )
     if len(text) > MAX_PROMPT:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The prompt has {len(text)} letters; at most {MAX_PROMPT} are looked at. Look at a "
             "part of it."
         )
@@ -47,7 +49,7 @@ def token_gates(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenG
 
 
 def gates_with(knowing: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
-    """`token_gates` of a CLIP that knows the placeholders, with its weights where they are."""
+    """`gates_of_prompt` of a CLIP that knows the placeholders, with its weights where they are."""
     edit = edit_of(entries)
     words: list[str] = []
     similarities: list[Tensor] = []
@@ -73,8 +75,44 @@ def gates_with(knowing: Any, text: str, entries: Sequence[ConceptEntry]) -> Toke
     )
 
 
+def gates_while_idle(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
+    """`gates_of_prompt` at the recommended settings, without ComfyUI ever waiting for it.
+
+    Raises Busy when ComfyUI runs something, or ran something meanwhile.
+    """
+    from comfy import model_management
+
+    entries = [recommended(concept) for concept in concepts]
+    queue = IdleQueue()
+    knowing = add_concepts(clip, concepts)
+    for _ in range(2):
+        patches = _patches_of(clip)
+        try:
+            # As ComfyUI runs its nodes: weights may have been made so.
+            with torch.inference_mode():
+                gates = gates_with(beside(knowing, queue.check), text, entries)
+        except model_management.InterruptProcessingException:
+            # ComfyUI's layers raise a Cancel once, to whoever asks first. Where something runs by
+            # now it was meant for that; if not, it came too late for its run, and is passed over.
+            try:
+                queue.check()
+            except Busy:
+                model_management.interrupt_current_processing(True)
+                raise
+            continue
+        queue.check()
+        if patches == _patches_of(clip):
+            return gates
+    raise Busy
+
+
+def _patches_of(clip: Any) -> Any:
+    """Which LoRAs are in the weights: ComfyUI may take them out while it runs nothing."""
+    return getattr(clip.patcher.model, "current_weight_patches_uuid", None)
+
+
 def _blocks(clip: Any, text: str) -> Iterator[Any]:
-    """Stand-ins for a host's CLIP to which a prompt is some of its chunks.
+    """Stand-ins for ComfyUI's CLIP to which a prompt is some of its chunks.
 
     So a prompt of thousands of words takes no more memory than one of some hundred: chunks know
     nothing of each other.

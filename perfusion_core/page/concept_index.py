@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
+from ..comfy.concept_folder import concept_names, concept_path, model_path, version_of
 from ..concept.card import preview_kind
 from ..concept.concept import Concept, ConceptError
 from ..concept.concept_file import ConceptCard, load_concept, read_card, read_preview
 from ..families import ModelFamily
 from ..families.checkpoint_file import family_of_checkpoint
 from ..limits import MAX_CARDS, MAX_PREVIEW_SIDE
-from .concept_folder import concept_names, concept_path, version_of
 
 CHECKPOINT_FOLDERS = ("checkpoints", "diffusion_models")
 
@@ -124,22 +123,19 @@ def concept_preview(name: str) -> tuple[bytes, str]:
 
 
 def checkpoint_family(folder: str, name: str) -> ModelFamily | None:
-    """The family of a checkpoint of the host, or None when its file does not tell.
+    """The family of a checkpoint of ComfyUI, or None when its file does not tell.
 
     Raises ConceptError for another folder, or when there is no such file in it.
     """
-    import folder_paths
-
     if folder not in CHECKPOINT_FOLDERS:
         raise ConceptError(
             f'"{folder}" is not a folder of models; it must be one of '
             f"{', '.join(CHECKPOINT_FOLDERS)}"
         )
-    # The host resolves the name inside its folders only.
-    found = folder_paths.get_full_path(folder, name) if name else None
-    if found is None:
+    path = model_path(folder, name)
+    if path is None:
         raise ConceptError(f'there is no file "{name}" in the models\' folder {folder}')
     try:
-        return _family_of(Path(os.path.abspath(found)))
+        return _family_of(path)
     except OSError as error:
         raise ConceptError(f"{name}: the file cannot be read: {error.strerror}") from error

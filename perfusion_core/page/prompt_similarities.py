@@ -1,9 +1,9 @@
 """What the plots on the nodes show of a prompt: each token's similarity to each concept.
 
-Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: the host decides how
+Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: ComfyUI decides how
 long it lives. So are concepts that come from another node rather than from a file. A page may then
 ask about any prompt, and the text encoder runs for it while ComfyUI has nothing to run. ComfyUI
-waits for none of it: see `beside`.
+waits for none of it: see `gates_while_idle`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
-import torch
-
+from ..comfy.clip_covariance import family_of_clip
+from ..comfy.gates_of_prompt import gates_while_idle
+from ..comfy.live import running_node
+from ..comfy.models import ComfyMismatch
+from ..comfy.tokenizers import encoder_widths
 from ..concept.concept import Concept, check_words
 from ..concept.placeholder import same_word
-from ..draw.token_gates import TokenGates
+from ..draw.gate_table import TokenGates
 from ..families import FAMILIES
 from ..limits import MAX_CONCEPTS, MAX_KEPT, MAX_NODES, MAX_TEXT
-from .beside_queue import Busy, IdleQueue, beside
-from .clip_covariance import family_of_clip
-from .models import HostMismatch
-from .prompts import add_concepts
-from .stack import recommended
-from .token_gates import gates_with
-from .tokenizers import encoder_widths
 
 
 class NoEncoder(Exception):
@@ -59,42 +55,6 @@ class Similarities:
     similarities: tuple[tuple[float, ...], ...]
     family: str
     own: bool
-
-
-def _gates_beside(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
-    """Similarities and gates while nothing runs, with a text encoder that nothing has to wait for.
-
-    Raises Busy when anything has run meanwhile.
-    """
-    from comfy import model_management
-
-    entries = [recommended(concept) for concept in concepts]
-    queue = IdleQueue()
-    knowing = add_concepts(clip, concepts)
-    for _ in range(2):
-        patches = _patches_of(clip)
-        try:
-            # As ComfyUI runs its nodes: weights may have been made so.
-            with torch.inference_mode():
-                gates = gates_with(beside(knowing, queue.check), text, entries)
-        except model_management.InterruptProcessingException:
-            # ComfyUI's layers raise a Cancel once, to whoever asks first. Where something runs by
-            # now it was meant for that; if not, it came too late for its run, and is passed over.
-            try:
-                queue.check()
-            except Busy:
-                model_management.interrupt_current_processing(True)
-                raise
-            continue
-        queue.check()
-        if patches == _patches_of(clip):
-            return gates
-    raise Busy
-
-
-def _patches_of(clip: Any) -> Any:
-    """Which LoRAs are in the weights: ComfyUI may take them out while it runs nothing."""
-    return getattr(clip.patcher.model, "current_weight_patches_uuid", None)
 
 
 class Encoders:
@@ -139,16 +99,16 @@ class Encoders:
         Args:
             node: id of the node that asks; its CLIP is taken, else the last one of the family.
 
-        Raises Busy, NoEncoder, or HostMismatch when the concepts do not go together, or the encoder
-        gives no numbers.
+        Raises Busy, NoEncoder, or ComfyMismatch when the concepts do not go together, or the
+        encoder gives NaN or infinity.
         """
         clip, own = self._clip_for(node, concepts[0])
         key = (text, *((concept.hash, concept.placeholder) for concept in concepts))
         gates = self._known(clip, key)
         if gates is None:
-            gates = _gates_beside(clip, text, concepts)
+            gates = gates_while_idle(clip, text, concepts)
             if not bool(gates.similarities.isfinite().all()):
-                raise HostMismatch(
+                raise ComfyMismatch(
                     "The text encoder gives NaN or infinity for this prompt, with or without "
                     "concepts: its weights, or a LoRA on it, are broken, or its precision is too "
                     "low (start ComfyUI with --fp32-text-enc)."
@@ -199,27 +159,25 @@ def remember_encoder(clip: Any, concepts: Sequence[Concept] = ()) -> None:
 
     Outside a run: nothing.
     """
-    from comfy_execution.utils import get_executing_context
-
-    context = get_executing_context()
-    if context is not None and clip is not None:
-        encoders.remember(context.node_id, clip, concepts)
+    run = running_node()
+    if run is not None and clip is not None:
+        encoders.remember(run.node_id, clip, concepts)
 
 
 def applied_concept(node: str, placeholder: str) -> Concept:
-    """`Encoders.applied` of what has gone through the nodes of this host."""
+    """`Encoders.applied` of what has gone through the nodes of this ComfyUI."""
     return encoders.applied(node, placeholder)
 
 
 def prompt_similarities(node: str, concepts: Sequence[Concept], text: str) -> Similarities:
-    """`Encoders.similarities` of what has gone through the nodes of this host.
+    """`Encoders.similarities` of what has gone through the nodes of this ComfyUI.
 
-    Raises HostMismatch as well for a prompt or a chain that is too long.
+    Raises ComfyMismatch as well for a prompt or a chain that is too long.
     """
     if not 1 <= len(concepts) <= MAX_CONCEPTS:
-        raise HostMismatch(f"{len(concepts)} concepts were asked for; 1 to {MAX_CONCEPTS} fit")
+        raise ComfyMismatch(f"{len(concepts)} concepts were asked for; 1 to {MAX_CONCEPTS} fit")
     if len(text) > MAX_TEXT:
-        raise HostMismatch(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are shown")
+        raise ComfyMismatch(f"the prompt has {len(text)} characters; at most {MAX_TEXT} are shown")
     return encoders.similarities(node, concepts, text)
 
 
