@@ -145,7 +145,7 @@ class LiveSliders:
         self._offered = sliders
 
     def at(self, sigma: float) -> Sliders:
-        """The slider values at a noise level. A lower level is a new step, which uses offered ones."""
+        """The slider values at a noise level. A lower one is a new step, which uses offers."""
         if sigma < self._lowest:
             offered, before = self._offered, self.recorded
             if offered != before.last and len(before.earlier) < MAX_MOVES:
