@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .key_lock import without_key_lock
 from .weights import DYNAMIC, PLAIN, is_dynamic
 
 # ComfyUI's functions for LoRAs on weights that are cast at each use.
@@ -66,9 +67,7 @@ def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
     Args:
         before_layer: called before each layer that has weights; may raise to stop.
     """
-    encoder = clip.cond_stage_model
-    while not isinstance(encoder, nn.Module):  # ours around it, for the global key lock
-        encoder = encoder.inner
+    encoder = without_key_lock(clip.cond_stage_model)
     patcher = clip.patcher
     applied = getattr(encoder, "current_weight_patches_uuid", None)
     as_they_are = not is_dynamic(patcher) and applied == patcher.patches_uuid

@@ -14,6 +14,7 @@ from execution import PromptQueue
 from server import PromptServer
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
+from perfusion_core.comfy.beside_queue import Busy
 from perfusion_core.page import prompt_similarities as tokens
 
 from .measure import Result
@@ -35,7 +36,7 @@ def measure(runs: int) -> Iterator[Result]:
     encoders.remember("1", clip)
 
     def ask(number: int) -> None:
-        with suppress(tokens.Busy):
+        with suppress(Busy):
             encoders.similarities("1", [concept], f"a teddy* {number}")
 
     def waited(number: int, beside: bool) -> float:

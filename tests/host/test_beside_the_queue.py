@@ -81,7 +81,7 @@ class Asked(Thread):
 
 
 def test_a_graph_does_not_wait_for_a_slow_text_encoder(
-    tokens: ModuleType, queue: PromptQueue, teddy: Any
+    tokens: ModuleType, gates: ModuleType, queue: PromptQueue, teddy: Any
 ) -> None:
     clip = tiny_clip()
     slow = Slow(clip, 0.5)
@@ -94,13 +94,13 @@ def test_a_graph_does_not_wait_for_a_slow_text_encoder(
     assert time.perf_counter() - begun < AT_ONCE
     asked.join(60)
     # Given up at the next layer, although the graph still runs.
-    assert isinstance(asked.answer, tokens.Busy)
+    assert isinstance(asked.answer, gates.Busy)
     assert slow.passes <= 2
     queue.task_done(number, {}, None)
 
 
 def test_an_answer_is_thrown_away_when_a_graph_has_run_meanwhile(
-    tokens: ModuleType, queue: PromptQueue, teddy: Any
+    tokens: ModuleType, gates: ModuleType, queue: PromptQueue, teddy: Any
 ) -> None:
     """What it did to the weights is not known: it may have put a LoRA on them."""
     clip = tiny_clip()
@@ -112,12 +112,12 @@ def test_an_answer_is_thrown_away_when_a_graph_has_run_meanwhile(
     _, number = queue.get()
     queue.task_done(number, {}, None)
     asked.join(60)
-    assert isinstance(asked.answer, tokens.Busy)
+    assert isinstance(asked.answer, gates.Busy)
 
 
 @pytest.mark.parametrize("running", [False, True])
 def test_nothing_is_asked_of_an_encoder_while_a_graph_waits_or_runs(
-    tokens: ModuleType, queue: PromptQueue, teddy: Any, running: bool
+    tokens: ModuleType, gates: ModuleType, queue: PromptQueue, teddy: Any, running: bool
 ) -> None:
     clip = tiny_clip()
     slow = Slow(clip, 0)
@@ -126,12 +126,12 @@ def test_nothing_is_asked_of_an_encoder_while_a_graph_waits_or_runs(
         queue.get()
     asked = Asked(tokens, clip, teddy)
     asked.run()
-    assert isinstance(asked.answer, tokens.Busy)
+    assert isinstance(asked.answer, gates.Busy)
     assert not slow.passes
 
 
 def test_a_cancel_of_a_run_is_not_taken_by_a_plot(
-    tokens: ModuleType, queue: PromptQueue, teddy: Any
+    tokens: ModuleType, gates: ModuleType, queue: PromptQueue, teddy: Any
 ) -> None:
     clip = tiny_clip()
     linear = next(m for m in clip.cond_stage_model.modules() if isinstance(m, torch.nn.Linear))
@@ -144,7 +144,7 @@ def test_a_cancel_of_a_run_is_not_taken_by_a_plot(
     linear.register_forward_pre_hook(start_and_cancel)
     asked = Asked(tokens, clip, teddy)
     asked.run()
-    assert isinstance(asked.answer, tokens.Busy)
+    assert isinstance(asked.answer, gates.Busy)
     assert comfy.model_management.processing_interrupted()
 
 
@@ -217,3 +217,27 @@ def test_what_is_shown_is_what_the_node_would_compute(
         asked.run()
         found = torch.tensor(asked.answer.similarities).T
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_clip_with_a_global_key_lock_is_not_run_itself(
+    pack: ModuleType, tokens: ModuleType, gates: ModuleType, queue: PromptQueue, teddy: Any
+) -> None:
+    clip = tiny_clip()
+    plain = tokens.Encoders()
+    plain.remember("1", clip)
+    expected = plain.similarities("1", [teddy], TEXT)
+    settings = importlib.import_module(f"{pack.__name__}.perfusion_core.method.settings")
+    locking = gates.add_concepts(clip, [teddy], [settings.KeyLock.GLOBAL])
+    own = set(locking.cond_stage_model.modules())
+    ran = []
+
+    def note(module: Any, *_: Any) -> None:
+        ran.append(module in own)
+
+    for module in own:
+        module.register_forward_pre_hook(note)
+    encoders = tokens.Encoders()
+    encoders.remember("1", locking)
+    assert encoders.similarities("1", [teddy], TEXT) == expected
+    assert ran
+    assert not any(ran)
