@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
@@ -12,6 +10,7 @@ from torch import Tensor
 from ..perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
 from ..perfusion_core.comfy.models import ComfyMismatch
 from ..perfusion_core.comfy.pictures import in_colour
+from ..perfusion_core.comfy.protocols import Conditioning, Latent, Model
 from ..perfusion_core.method.settings import GROUPS
 from .types import CATEGORY, for_page
 
@@ -102,9 +101,9 @@ class PerfusionAttentionMap(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        latent: dict[str, Any],
+        model: Model,
+        positive: Conditioning,
+        latent: Latent,
         image: Tensor,
         steps: int,
         start: float,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
 
 from ..perfusion_core.comfy.gates_of_prompt import gates_of_prompt
+from ..perfusion_core.comfy.protocols import Clip
 from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
@@ -50,7 +49,7 @@ class PerfusionGateInspector(io.ComfyNode):
         return for_page(schema, aliases=["gates", "token similarity", "concept too weak"])
 
     @classmethod
-    def execute(cls, stack: ConceptStack | ConceptEntry, clip: Any, text: str) -> io.NodeOutput:
+    def execute(cls, stack: ConceptStack | ConceptEntry, clip: Clip, text: str) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         gates = gates_of_prompt(clip, text, entries)
         picture = gates.picture()

@@ -16,6 +16,7 @@ from ..perfusion_core.comfy.concept_folder import (
 )
 from ..perfusion_core.comfy.metadata import note_applied
 from ..perfusion_core.comfy.prompts import add_concepts
+from ..perfusion_core.comfy.protocols import Clip, Model
 from ..perfusion_core.comfy.stack import ConceptEntry, apply_stack
 from ..perfusion_core.concept.concept import ConceptError
 from ..perfusion_core.concept.concept_file import load_concept
@@ -115,8 +116,8 @@ class PerfusionConceptLoader(io.ComfyNode):
         bias: float,
         temperature: float,
         strength: float,
-        model: Any = None,
-        clip: Any = None,
+        model: Model | None = None,
+        clip: Clip | None = None,
         key_lock: str = KeyLock.LOCAL.value,
         placeholder: str = "",
     ) -> io.NodeOutput:

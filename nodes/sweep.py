@@ -14,6 +14,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..perfusion_core.comfy.models import ComfyMismatch
+from ..perfusion_core.comfy.protocols import Conditioning, Latent, Model, Vae
 from ..perfusion_core.comfy.stack import tune
 from ..perfusion_core.concept.safetensors_file import shortened
 from ..perfusion_core.draw.plots import labelled_grid
@@ -97,11 +98,11 @@ class PerfusionSweep(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        vae: Any,
-        positive: Any,
-        negative: Any,
-        latent_image: dict[str, Any],
+        model: Model,
+        vae: Vae,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: Latent,
         biases: str,
         temperatures: str,
         seed: int,
@@ -165,7 +166,7 @@ class PerfusionSweep(io.ComfyNode):
         return io.NodeOutput(grid, cells, ui=ui.PreviewImage(grid, cls=cls))
 
 
-def _tuned(model: Any, concept: str, bias: float, temperature: float) -> Any:
+def _tuned(model: Model, concept: str, bias: float, temperature: float) -> Model:
     def change(settings: ConceptSettings) -> ConceptSettings:
         return replace(settings, bias=bias, temperature=temperature)
 

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.comfy.backbone import CHECKPOINTING
+from ..perfusion_core.comfy.protocols import Clip, Model, Vae
 from ..perfusion_core.comfy.scores import AUTO, score_models
 from ..perfusion_core.comfy.stack import ConceptEntry, recommended
 from ..perfusion_core.concept.concept import Concept
@@ -324,9 +325,9 @@ class PerfusionTrainConcept(io.ComfyNode):
         captions: Sequence[str],
         validation: Sequence[str],
         *,
-        model: Any,
-        clip: Any,
-        vae: Any,
+        model: Model,
+        clip: Clip,
+        vae: Vae,
         placeholder: str,
         superclass: str,
         steps: int,

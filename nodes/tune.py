@@ -9,6 +9,7 @@ from uuid import uuid4
 from comfy_api.latest import io
 
 from ..perfusion_core.comfy.live import Run, begin_live, tell_page, write_back
+from ..perfusion_core.comfy.protocols import Model
 from ..perfusion_core.comfy.stack import layer_paths, tune
 from ..perfusion_core.method.settings import (
     MAX_STRENGTH,
@@ -128,7 +129,7 @@ class PerfusionTune(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
+        model: Model,
         bias: float,
         temperature: float,
         strength: float,

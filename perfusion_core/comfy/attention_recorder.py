@@ -24,6 +24,7 @@ from ..method.attention import AttentionMaps, AttentionSums, own_words, word_att
 from ..method.edit import GatedEdit
 from .forward_swap import ForwardSwap
 from .models import ComfyMismatch, detect_family
+from .protocols import Conditioning, Executor, Latent, Model
 from .stack import edit_of, stack_of
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,9 @@ class AttentionScope:
 
 
 def attention_maps(
-    model: Any,
-    positive: Any,
-    latent: Mapping[str, Any],
+    model: Model,
+    positive: Conditioning,
+    latent: Latent,
     scope: AttentionScope = AttentionScope(),
     on_step: Callable[[int, int], None] | None = None,
 ) -> AttentionMaps:
@@ -113,8 +114,8 @@ def attention_maps(
 
 
 def _look_at(
-    model: Any,
-    positive: Any,
+    model: Model,
+    positive: Conditioning,
     latents: Tensor,
     noise: Tensor,
     percents: list[float],
@@ -191,7 +192,7 @@ class AttentionRecorder:
         self._sums = sums
         self._words: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         # A prompt for an area comes with that part of the latents alone; where it is, is not said.
         if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
             self.left_out += 1

@@ -22,6 +22,7 @@ from .forward_patch import Differences, edited
 from .memory import out_of_memory
 from .models import ComfyMismatch, compute_dtype, detect_family, layers_of
 from .prompts import with_words, word_tokens
+from .protocols import Clip, Model, ModelSampling
 from .stack import stack_of
 from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
 from .vectors import Word
@@ -48,7 +49,7 @@ class ComfyBackbone:
         checkpointing: of `CHECKPOINTING`.
     """
 
-    def __init__(self, model: Any, clip: Any, batch: Sequence[int], checkpointing: str) -> None:
+    def __init__(self, model: Model, clip: Clip, batch: Sequence[int], checkpointing: str) -> None:
         self._model = model
         self._clip = clip
         self._family = detect_family(model)
@@ -57,7 +58,7 @@ class ComfyBackbone:
         self._batch = tuple(batch)
         self._wanted = checkpointing
         self._ready = ExitStack()
-        self._schedule: Any = None
+        self._schedule: ModelSampling = self._base.model_sampling  # a copy from `resume` on
         self.checkpointing = False
         # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
@@ -99,7 +100,7 @@ class ComfyBackbone:
         self._ready.close()
 
     @contextmanager
-    def paused(self) -> Iterator[tuple[Any, Any]]:
+    def paused(self) -> Iterator[tuple[Model, Clip]]:
         """The MODEL and the CLIP for ComfyUI's own use meanwhile, such as sampling a picture."""
         self.release()
         try:
@@ -284,8 +285,10 @@ class ComfyBackbone:
             width=width,
             height=height,
         )
-        batch = {"batch_size": len(noisy), "device": noisy.device, "area": None}
-        arguments = {name: cond.process_cond(**batch).cond for name, cond in made.items()}
+        arguments = {
+            name: cond.process_cond(len(noisy), device=noisy.device, area=None).cond
+            for name, cond in made.items()
+        }
         return {
             name: value.to(noisy.device) if torch.is_tensor(value) else value
             for name, value in arguments.items()
@@ -320,8 +323,8 @@ def _unchanged(saved: Tensor) -> Tensor:
 
 @contextmanager
 def training_backbone(
-    model: Any,
-    clip: Any,
+    model: Model,
+    clip: Clip,
     batch: Sequence[int],
     checkpointing: str = "auto",
     *,
@@ -354,7 +357,7 @@ def training_backbone(
             backbone.release()
 
 
-def refuse_known_word(clip: Any, placeholder: str) -> None:
+def refuse_known_word(clip: Clip, placeholder: str) -> None:
     """Raises ComfyMismatch when ComfyUI's CLIP has a concept of that word already."""
     for tokenizer in tokenizers_of(clip).values():
         for word in getattr(tokenizer.tokenizer, "words", ()):
@@ -368,7 +371,7 @@ def refuse_known_word(clip: Any, placeholder: str) -> None:
                 )
 
 
-def _check_pair(model: Any, clip: Any) -> None:
+def _check_pair(model: Model, clip: Clip) -> None:
     family = detect_family(model)
     found = encoder_widths(clip)
     if found != dict(family.encoders):
@@ -385,7 +388,7 @@ def _check_pair(model: Any, clip: Any) -> None:
         )
 
 
-def _check_latents(model: Any, batch: Sequence[int]) -> None:
+def _check_latents(model: Model, batch: Sequence[int]) -> None:
     expected = model.model.latent_format.latent_channels
     if batch[1] != expected:
         raise ComfyMismatch(
@@ -395,7 +398,7 @@ def _check_latents(model: Any, batch: Sequence[int]) -> None:
         )
 
 
-def _for_training(model: Any, half: bool) -> Any:
+def _for_training(model: Model, half: bool) -> Model:
     """A clone that computes in a precision to train in.
 
     In fp16 small gradients become 0. So it is bf16 in its place where the device has that, else

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .key_lock import without_key_lock
+from .protocols import Clip, ModelPatcher, PromptQueue
 from .weights import DYNAMIC, PLAIN, is_dynamic
 
 # ComfyUI's functions for LoRAs on weights that are cast at each use.
@@ -47,7 +48,7 @@ class IdleQueue:
     def __init__(self) -> None:
         from server import PromptServer
 
-        self._queue = PromptServer.instance.prompt_queue
+        self._queue: PromptQueue = PromptServer.instance.prompt_queue
         self._started = self._queue.task_counter
         self.check()
 
@@ -59,7 +60,7 @@ class IdleQueue:
             raise Busy
 
 
-def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
+def beside(clip: Clip, before_layer: Callable[[], None] = lambda: None) -> Clip:
     """A stand-in for ComfyUI's CLIP whose encoder is its own, on the weights of `clip`.
 
     For `encode` alone, and for one prompt: it does not follow what ComfyUI does with the weights.
@@ -67,7 +68,7 @@ def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
     Args:
         before_layer: called before each layer that has weights; may raise to stop.
     """
-    encoder = without_key_lock(clip.cond_stage_model)
+    encoder: Any = without_key_lock(clip.cond_stage_model)
     patcher = clip.patcher
     applied = getattr(encoder, "current_weight_patches_uuid", None)
     as_they_are = not is_dynamic(patcher) and applied == patcher.patches_uuid
@@ -76,13 +77,14 @@ def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
     device = _gather(twin)
     if not as_they_are:
         _patch(twin, patcher.patches)
-    stand_in = copy.copy(clip)
+    stand_in: Any = copy.copy(clip)
     stand_in.cond_stage_model = twin
     stand_in.patcher = SimpleNamespace(load_device=device)
-    return stand_in
+    other: Clip = stand_in
+    return other
 
 
-def _without_others_patches(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+def _without_others_patches(patcher: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
     """Weights that ComfyUI has put away before it changed them, by their path."""
     for path, entry in list(patcher.backup.items()):
         yield path, entry.weight

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..method.edit import GatedEdit, LockedPrompt, add_values
 from .forward_patch import Differences
 from .models import Layer
+from .protocols import Executor
 
 if TYPE_CHECKING:
     from .stack import StackPatch
@@ -49,7 +50,7 @@ class NumberCheck:
     def __init__(self, patch: StackPatch) -> None:
         self._patch = patch
 
-    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         self._patch.watched = True
         try:
             samples = executor(*args, **kwargs)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..families import ModelFamily
@@ -24,7 +24,7 @@ Again = Callable[[Iterable[str]], AbstractContextManager[Any]]
 
 @contextmanager
 def checkpointed(
-    network: Any,
+    network: nn.Module,
     family: ModelFamily,
     layers: Iterable[str],
     prepare: Callable[[Tensor], object],
@@ -52,7 +52,7 @@ def checkpointed(
         yield
 
 
-def _blocks(network: Any, family: ModelFamily) -> list[tuple[str, Any]]:
+def _blocks(network: nn.Module, family: ModelFamily) -> list[tuple[str, nn.Module]]:
     """The parts of a network that hold nearly all that backward needs, none within another."""
     found = [
         (path, part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from ..families import FAMILIES, ModelFamily
 from ..method.covariance import Covariance, cache_key, estimate
 from .encoding import encode
 from .models import ComfyMismatch, describe_families
+from .protocols import Clip
 from .tokenizers import encoder_widths
 
 # Enough for a session's encoders; each is a matrix of at most 2048 x 2048 (16 MB).
@@ -20,7 +20,7 @@ _KEPT = 4
 _cache: dict[str, Covariance] = {}
 
 
-def family_of_clip(clip: Any) -> ModelFamily:
+def family_of_clip(clip: Clip) -> ModelFamily:
     """The family of ComfyUI's CLIP. Raises ComfyMismatch when concepts do not know its encoders."""
     found = encoder_widths(clip)
     for family in FAMILIES.values():
@@ -34,7 +34,7 @@ def family_of_clip(clip: Any) -> ModelFamily:
 
 
 def covariance_of(
-    clip: Any,
+    clip: Clip,
     captions: Sequence[str] | None = None,
     on_captions: Callable[[int, int], None] | None = None,
 ) -> Covariance:
@@ -65,7 +65,7 @@ def covariance_of(
     return _cache[key]
 
 
-def encoder_fingerprint(clip: Any) -> str:
+def encoder_fingerprint(clip: Clip) -> str:
     """Tells text encoders apart: by a sample of every weight, the layer that is read, and LoRAs."""
     digest = hashlib.sha256()
     for name, weight in clip.cond_stage_model.state_dict().items():

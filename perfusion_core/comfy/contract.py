@@ -73,12 +73,19 @@ CONTRACT: tuple[Part, ...] = (
             "set_model_compute_dtype(dtype)",
             "add_patches(patches)",
             "add_weight_wrapper(name, function)",
+            "model_size()",
+            "patch_weight_to_device(key, device_to)",
         ),
     ),
     Part(_PATCHER, "", ("create_model_options_clone(orig_model_options)",)),
     # Dynamic VRAM: its default class, and what is asked of a MODEL there.
     Part(_PATCHER, "", ("CoreModelPatcher",), since="0.12.1"),
-    Part(_PATCHER, "ModelPatcher", ("is_dynamic()",), since="0.12.1"),
+    Part(
+        _PATCHER,
+        "ModelPatcher",
+        ("is_dynamic()", "patch_weight_to_device(return_weight)"),
+        since="0.12.1",
+    ),
     Part(
         _PATCHER, "ModelPatcher", ("clone(disable_dynamic)", "cached_patcher_init"), since="0.33.0"
     ),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .protocols import Clip, Tokens
 from .tokenizers import tokenizers_of, vectors_of
 
 
@@ -30,7 +31,7 @@ class Encoding:
     pooled: Tensor | None
 
 
-def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
+def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding:
     """Encodes prompts with ComfyUI's CLIP that is loaded already; differentiable in words' vectors.
 
     All prompts go through the encoder as one batch: to ComfyUI they are the chunks of one long
@@ -61,7 +62,7 @@ def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
 
 
 @contextmanager
-def _pooling(clip: Any) -> Iterator[list[Tensor]]:
+def _pooling(clip: Clip) -> Iterator[list[Tensor]]:
     """Gathers what the encoders pool within this context, [B, p] each."""
     seen: list[Tensor] = []
 
@@ -86,7 +87,7 @@ def _end(row: Sequence[tuple[Any, float]], end_token: int | None) -> int:
     return len(row) - 1
 
 
-def _forward(clip: Any, tokens: Any) -> tuple[Tensor, Tensor | None]:
+def _forward(clip: Clip, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
     """ComfyUI's own encoding, as in `CLIP.encode_from_tokens` but without loading the model."""
     encoder = clip.cond_stage_model
     encoder.reset_clip_options()

@@ -16,13 +16,14 @@ from .beside_queue import Busy, IdleQueue, beside
 from .encoding import encode
 from .models import ComfyMismatch
 from .prompts import add_concepts
+from .protocols import Clip
 from .stack import ConceptEntry, edit_of, recommended
 from .tokenizers import tokenizers_of, vectors_of
 
 AT_ONCE = 8  # chunks of a prompt, of 77 tokens each
 
 
-def gates_of_prompt(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+def gates_of_prompt(clip: Clip, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
     """Similarity and gate of every token of a prompt, for the concepts of a stack.
 
     Args:
@@ -48,7 +49,7 @@ def gates_of_prompt(clip: Any, text: str, entries: Sequence[ConceptEntry]) -> To
     return gates_with(knowing, text, entries)
 
 
-def gates_with(knowing: Any, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+def gates_with(knowing: Clip, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
     """`gates_of_prompt` of a CLIP that knows the placeholders, with its weights where they are."""
     edit = edit_of(entries)
     words: list[str] = []
@@ -75,7 +76,7 @@ def gates_with(knowing: Any, text: str, entries: Sequence[ConceptEntry]) -> Toke
     )
 
 
-def gates_while_idle(clip: Any, text: str, concepts: Sequence[Concept]) -> TokenGates:
+def gates_while_idle(clip: Clip, text: str, concepts: Sequence[Concept]) -> TokenGates:
     """`gates_of_prompt` at the recommended settings, without ComfyUI ever waiting for it.
 
     Raises Busy when ComfyUI runs something, or ran something meanwhile.
@@ -106,12 +107,12 @@ def gates_while_idle(clip: Any, text: str, concepts: Sequence[Concept]) -> Token
     raise Busy
 
 
-def _patches_of(clip: Any) -> Any:
+def _patches_of(clip: Clip) -> Any:
     """Which LoRAs are in the weights: ComfyUI may take them out while it runs nothing."""
     return getattr(clip.patcher.model, "current_weight_patches_uuid", None)
 
 
-def _blocks(clip: Any, text: str) -> Iterator[Any]:
+def _blocks(clip: Clip, text: str) -> Iterator[Clip]:
     """Stand-ins for ComfyUI's CLIP to which a prompt is some of its chunks.
 
     So a prompt of thousands of words takes no more memory than one of some hundred: chunks know
@@ -120,13 +121,13 @@ def _blocks(clip: Any, text: str) -> Iterator[Any]:
     tokens = clip.tokenize(text)
     chunks = len(next(iter(tokens.values())))
     for first in range(0, chunks, AT_ONCE):
-        part = copy.copy(clip)
+        part: Any = copy.copy(clip)
         block = {key: rows[first : first + AT_ONCE] for key, rows in tokens.items()}
         part.tokenize = lambda _, block=block: block
         yield part
 
 
-def _words(clip: Any, text: str) -> list[list[str]]:
+def _words(clip: Clip, text: str) -> list[list[str]]:
     """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
     tokenizer = next(iter(tokenizers_of(clip).values()))
     special: dict[Any, str] = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..families import FAMILIES, REFUSED, REFUSED_PARTS, ModelFamily
+from .protocols import BaseModel, Model, Projection
 
 
 class ComfyMismatch(ValueError):
@@ -25,8 +25,8 @@ class Layer:
         out: width of the values.
     """
 
-    key: Any
-    value: Any
+    key: Projection
+    value: Projection
     text_width: int
     out: int
 
@@ -55,7 +55,7 @@ def describe_families() -> str:
     return ", ".join(f"{f.title} (text width {f.context_width})" for f in FAMILIES.values())
 
 
-def detect_family(model: Any) -> ModelFamily:
+def detect_family(model: Model) -> ModelFamily:
     """The family of a MODEL of ComfyUI's.
 
     Raises ComfyMismatch with the model's class and the reason when concepts do not fit it.
@@ -88,12 +88,12 @@ def _refusal(model: str, reason: str) -> str:
     )
 
 
-def layers_of(model: Any, family: ModelFamily) -> dict[str, Layer]:
+def layers_of(model: Model, family: ModelFamily) -> dict[str, Layer]:
     """The cross-attention layers of a MODEL by path, e.g. "middle_block.1...attn2"."""
     return network_layers(model.model.diffusion_model, family)
 
 
-def network_layers(network: Any, family: ModelFamily) -> dict[str, Layer]:
+def network_layers(network: nn.Module, family: ModelFamily) -> dict[str, Layer]:
     """The cross-attention layers of a diffusion model by path, in the network's order."""
     where, layers = family.attention, {}
     for path, module in family.layer_modules(network).items():
@@ -103,7 +103,7 @@ def network_layers(network: Any, family: ModelFamily) -> dict[str, Layer]:
     return layers
 
 
-def compute_dtype(base: Any) -> torch.dtype:
+def compute_dtype(base: BaseModel) -> torch.dtype:
     """What a model computes in, whatever its weights are kept in."""
     dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
     return dtype

@@ -12,6 +12,7 @@ from ..concept.concept import Concept
 from ..method.settings import ConceptSettings
 from .backbone import ComfyBackbone
 from .prompts import add_concepts
+from .protocols import Clip, Conditioning, Model, Vae
 from .stack import ConceptEntry, apply_stack
 
 STEPS, CFG = 20, 5.0
@@ -31,7 +32,7 @@ class BackbonePainter:
     def __init__(
         self,
         backbone: ComfyBackbone,
-        vae: Any,
+        vae: Vae,
         shape: Sequence[int],
         seed: int,
         on_step: Callable[[], None] | None = None,
@@ -57,7 +58,7 @@ class BackbonePainter:
             pictures = [self._one(carrying, _encoded(knowing, p), negative) for p in prompts]
         return torch.cat(pictures)
 
-    def _one(self, model: Any, positive: Any, negative: Any) -> Tensor:
+    def _one(self, model: Model, positive: Conditioning, negative: Conditioning) -> Tensor:
         import comfy.sample
 
         empty = torch.zeros(1, *self._shape)
@@ -83,5 +84,5 @@ class BackbonePainter:
             self._on_step()
 
 
-def _encoded(clip: Any, text: str) -> Any:
+def _encoded(clip: Clip, text: str) -> Any:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))

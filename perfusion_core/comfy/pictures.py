@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from ..concept.placeholder import mentions, not_mentioned
 from ..method.batches import PictureGroup, TrainingError
 from ..method.sizes import bucket, cut_off, fit, whole_cells
 from .models import ComfyMismatch
+from .protocols import Vae
 
 PREVIEW_SIZE = 96
 PREVIEW_QUALITY = 75
@@ -252,7 +252,7 @@ def flipped(pictures: Sequence[Picture]) -> list[Picture]:
 
 
 def picture_groups(
-    vae: Any, pictures: Sequence[Picture], on_picture: Callable[[], None] = lambda: None
+    vae: Vae, pictures: Sequence[Picture], on_picture: Callable[[], None] = lambda: None
 ) -> list[PictureGroup]:
     """Latents in groups of one size, encoded one picture at a time to keep memory low.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ..concept.concept import Concept
 from ..concept.placeholder import fold
@@ -18,6 +17,7 @@ from ..method.settings import KeyLock
 from .encoding import Encoding, encode
 from .key_lock import LOCKED_PROMPT, SUPERCLASS_PROMPT, with_key_lock
 from .models import ComfyMismatch
+from .protocols import Clip, Tokenizer
 from .tokenizers import encoder_widths, stock_tokenizer, tokenizers_of, with_placeholders, words_of
 from .vectors import Word, is_vector
 
@@ -37,8 +37,8 @@ __all__ = [
 
 
 def add_concepts(
-    clip: Any, concepts: Iterable[Concept], locks: Iterable[KeyLock] | None = None
-) -> Any:
+    clip: Clip, concepts: Iterable[Concept], locks: Iterable[KeyLock] | None = None
+) -> Clip:
     """A clone of ComfyUI's CLIP that knows the placeholders of `concepts` too.
 
     Args:
@@ -69,7 +69,7 @@ def add_concepts(
     return with_words(clip, words)
 
 
-def word_tokens(tokenizer: Any, word: str) -> list[int]:
+def word_tokens(tokenizer: Tokenizer, word: str) -> list[int]:
     """Token ids of a word or several, without start and end; of one of ComfyUI's `SDTokenizer`s.
 
     As ordinary words, even where a placeholder is written alike: what a concept is must not depend
@@ -95,7 +95,7 @@ def word_tokens(tokenizer: Any, word: str) -> list[int]:
     return tokens
 
 
-def with_words(clip: Any, words: Mapping[str, Sequence[Word]]) -> Any:
+def with_words(clip: Clip, words: Mapping[str, Sequence[Word]]) -> Clip:
     """A clone of ComfyUI's CLIP with more words, given by text encoder."""
     clone = clip.clone()
     clone.tokenizer = copy.copy(clip.tokenizer)

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..concept.concept import Concept, check_fits
 from ..concept.placeholder import same_word
@@ -21,6 +22,7 @@ from .forward_patch import Differences, edited
 from .key_lock import LOCKED_PROMPTS
 from .models import ComfyMismatch, Layer, compute_dtype, detect_family, layers_of, network_layers
 from .prompts import clash
+from .protocols import BaseModel, Executor, Model, ModelSampling
 from .twins import PromptCarrier
 
 KEY = "perfusion"
@@ -77,7 +79,7 @@ def refuse_clash(one: Concept, other: Concept) -> None:
         raise ComfyMismatch(clash(one.placeholder, other.name, one.name))
 
 
-def stack_of(model: Any) -> ConceptStack:
+def stack_of(model: Model) -> ConceptStack:
     """The concepts on ComfyUI's MODEL."""
     return model.get_attachment(KEY) or ()
 
@@ -94,7 +96,7 @@ def edit_of(entries: Sequence[ConceptEntry]) -> GatedEdit:
     )
 
 
-def apply_stack(model: Any, entries: Iterable[ConceptEntry]) -> Any:
+def apply_stack(model: Model, entries: Iterable[ConceptEntry]) -> Model:
     """A clone of ComfyUI's MODEL with `entries` added to the concepts that it has.
 
     The model itself stays as it is. Raises ComfyMismatch or ConceptError when one does not fit.
@@ -110,11 +112,11 @@ def apply_stack(model: Any, entries: Iterable[ConceptEntry]) -> Any:
 
 
 def tune(
-    model: Any,
+    model: Model,
     which: str,
     change: Callable[[ConceptSettings], ConceptSettings],
     schedule: SliderSchedule | None = None,
-) -> Any:
+) -> Model:
     """A clone of ComfyUI's MODEL whose concepts' settings went through `change`.
 
     Args:
@@ -146,12 +148,12 @@ def tune(
     return _with_stack(model, tuned)
 
 
-def layer_paths(model: Any) -> list[str]:
+def layer_paths(model: Model) -> list[str]:
     """Paths of the cross-attention layers of ComfyUI's MODEL, in the network's order."""
     return list(layers_of(model, detect_family(model)))
 
 
-def _with_stack(model: Any, stack: ConceptStack) -> Any:
+def _with_stack(model: Model, stack: ConceptStack) -> Model:
     from comfy.patcher_extension import WrappersMP
 
     clone = model.clone()
@@ -207,7 +209,7 @@ class StackTensors:
         self._layers: weakref.WeakKeyDictionary[Any, dict[str, Layer]] = weakref.WeakKeyDictionary()
         self._lock = Lock()
 
-    def layers_of(self, base: Any) -> dict[str, Layer]:
+    def layers_of(self, base: BaseModel) -> dict[str, Layer]:
         """The layers of ComfyUI's model object, whose network may be swapped between runs."""
         network = base.diffusion_model
         with self._lock:
@@ -246,7 +248,7 @@ class StackPatch:
         self.watched = False
         self.seen: SeenPass | None = None
 
-    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         base = executor.class_obj
         options = _transformer_options(args, kwargs)
         with self._lock:
@@ -271,7 +273,7 @@ class StackPatch:
         ):
             return executor(*args, **kwargs)
 
-    def _follow(self, sigmas: Any) -> None:
+    def _follow(self, sigmas: Tensor | None) -> None:
         """Takes the settings of this step, where sliders move while sampling."""
         if not self._moving or sigmas is None:
             return
@@ -282,7 +284,7 @@ class StackPatch:
             self._by_strengths.clear()
             self._by_activity.clear()
 
-    def _activity(self, sampling: Any, sigmas: Any) -> tuple[bool, ...]:
+    def _activity(self, sampling: ModelSampling, sigmas: Tensor | None) -> tuple[bool, ...]:
         """Which concepts act at this step, by ComfyUI's own reading of start and end."""
         settings = self._settings
         always = [s.start <= 0 and s.end >= 1 for s in settings]

@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..method.edit import LockedPrompt
 from .key_lock import LOCKED_PROMPTS, encoded_prompts, prompt_beside
+from .protocols import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class PromptCarrier:
         self._said: set[tuple[Any, str]] = set()
 
     def __call__(
-        self, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, options: Any
+        self, executor: Executor, model: Any, conds: Any, x: Any, timestep: Any, options: Any
     ) -> Any:
         found: dict[int, LockedPrompt] = {}
         problems = []

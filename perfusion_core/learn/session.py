@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from ..comfy.pictures import (
     read_pictures,
     thumbnail,
 )
+from ..comfy.protocols import Clip, Model, Vae
 from ..comfy.scores import AUTO, ClipScorer
 from ..concept.concept import Concept, check_words
 from ..families import ModelFamily
@@ -127,9 +128,9 @@ class Learned:
 
 
 def learn(
-    model: Any,
-    clip: Any,
-    vae: Any,
+    model: Model,
+    clip: Clip,
+    vae: Vae,
     images: Sequence[Tensor | None],
     masks: Sequence[Tensor | None],
     captions: Sequence[str],

@@ -19,6 +19,7 @@ from ..comfy.clip_covariance import family_of_clip
 from ..comfy.gates_of_prompt import gates_while_idle
 from ..comfy.live import running_node
 from ..comfy.models import ComfyMismatch
+from ..comfy.protocols import Clip
 from ..comfy.tokenizers import encoder_widths
 from ..concept.concept import Concept, check_words
 from ..concept.placeholder import same_word
@@ -65,14 +66,14 @@ class Encoders:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._by_node: OrderedDict[str, weakref.ref[Any]] = OrderedDict()
+        self._by_node: OrderedDict[str, weakref.ref[Clip]] = OrderedDict()
         self._concepts: dict[str, list[weakref.ref[Concept]]] = {}
         self._widths: dict[str, dict[str, int]] = {}
         self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Any, TokenGates]] = (
             weakref.WeakKeyDictionary()
         )
 
-    def remember(self, node: str, clip: Any, concepts: Sequence[Concept] = ()) -> None:
+    def remember(self, node: str, clip: Clip, concepts: Sequence[Concept] = ()) -> None:
         """`clip` is what the node of that id puts `concepts` on."""
         widths = encoder_widths(clip)
         with self._lock:
@@ -121,7 +122,7 @@ class Encoders:
             own,
         )
 
-    def _clip_for(self, node: str, concept: Concept) -> tuple[Any, bool]:
+    def _clip_for(self, node: str, concept: Concept) -> tuple[Clip, bool]:
         with self._lock:
             alive = {name: clip for name, ref in self._by_node.items() if (clip := ref())}
             gone = [self._widths[name] for name in self._by_node if name not in alive]
@@ -135,7 +136,7 @@ class Encoders:
             raise EncoderGone if encoders in gone else NoEncoder
         return fitting[-1], False
 
-    def _known(self, clip: Any, key: Any) -> TokenGates | None:
+    def _known(self, clip: Clip, key: Any) -> TokenGates | None:
         with self._lock:
             kept = self._kept.get(clip)
             if kept is None or key not in kept:
@@ -143,7 +144,7 @@ class Encoders:
             kept.move_to_end(key)
             return kept[key]
 
-    def _keep(self, clip: Any, key: Any, gates: TokenGates) -> None:
+    def _keep(self, clip: Clip, key: Any, gates: TokenGates) -> None:
         with self._lock:
             kept = self._kept.setdefault(clip, OrderedDict())
             kept[key] = gates
@@ -154,7 +155,7 @@ class Encoders:
 encoders = Encoders()
 
 
-def remember_encoder(clip: Any, concepts: Sequence[Concept] = ()) -> None:
+def remember_encoder(clip: Clip, concepts: Sequence[Concept] = ()) -> None:
     """Remember the CLIP that the node now running puts concepts on, and those of no file.
 
     Outside a run: nothing.

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import tiny_clip, tiny_model
+from torch import nn
 
+from perfusion_core.comfy import protocols
 from perfusion_core.comfy.contract import CONTRACT, FITS, MOVED, OLDEST, SEEN, SINCE, Part
+from perfusion_core.comfy.tokenizers import tokenizers_of
 from perfusion_core.families import FAMILIES, REFUSED
 from tools import watch
 from tools.locate import find_host
@@ -88,6 +94,85 @@ def test_what_the_pack_takes_from_comfyui_is_written_down(repo: Path) -> None:
     assert len(found) > 60
     unknown = {f"{m}.{n} ({file})" for (m, n), file in found.items() if (m, n) not in known}
     assert not unknown, f"add to perfusion_core/comfy/contract.py: {sorted(unknown)}"
+
+
+# Type of an object of ComfyUI's -> its classes there, of which each may have a part of it.
+CLASSES: dict[Any, tuple[str, ...]] = {
+    protocols.BaseModel: ("BaseModel",),
+    protocols.Clip: ("CLIP",),
+    protocols.Condition: ("CONDRegular",),
+    protocols.Executor: ("WrapperExecutor",),
+    protocols.LatentFormat: ("LatentFormat",),
+    protocols.Model: ("ModelPatcher",),
+    protocols.ModelPatcher: ("ModelPatcher",),
+    protocols.ModelSampling: ("EPS", "ModelSamplingDiscrete"),
+    protocols.PromptQueue: ("PromptQueue",),
+    protocols.TextEncoder: ("SD1ClipModel",),
+    protocols.Tokenizer: ("SDTokenizer",),
+    protocols.Vae: ("VAE",),
+}
+# Of torch: a module, and a layer of one.
+OF_TORCH = {protocols.Modules, protocols.Projection}
+
+
+def relied_on(protocol: Any) -> dict[str, tuple[str, ...] | None]:
+    """Name of each attribute that a type names -> its parameters, or None where it has none."""
+    found: dict[str, tuple[str, ...] | None] = dict.fromkeys(protocol.__annotations__)
+    for name, value in vars(protocol).items():
+        if isinstance(value, property):
+            found[name] = None
+        elif (
+            inspect.isfunction(value) and not name.startswith("_") and not hasattr(nn.Module, name)
+        ):
+            parameters = inspect.signature(value).parameters.values()
+            named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            found[name] = tuple(named[1:])
+    return found
+
+
+def test_every_type_of_an_object_of_comfyuis_has_its_classes_here() -> None:
+    named = {
+        value
+        for value in vars(protocols).values()
+        if getattr(value, "_is_protocol", False) and value.__module__ == protocols.__name__
+    }
+    assert named == CLASSES.keys() | OF_TORCH
+
+
+def test_what_the_types_of_comfyuis_objects_name_is_written_down_and_there() -> None:
+    unknown, moved = [], []
+    for protocol, owners in CLASSES.items():
+        parts = [part for part in CONTRACT if part.owner in owners]
+        since = {m.partition("(")[0]: p.since for p in reversed(parts) for m in p.members}
+        for name, parameters in relied_on(protocol).items():
+            title = f"{protocol.__name__}.{name}"
+            # What came later is asked for with getattr.
+            if since.get(name) != OLDEST:
+                unknown.append(f"{title} ({since.get(name)})")
+            member = name if parameters is None else f"{name}({', '.join(parameters)})"
+            gone = [watch.missing(COMFY, (replace(part, members=(member,)),)) for part in parts]
+            if all(gone):
+                moved.append(f"{title}, first seen in {since.get(name)}: {gone[0][0]}")
+    assert not unknown, f"add to perfusion_core/comfy/contract.py: {unknown}"
+    assert not moved, f"{find_host().version} has it otherwise: {moved}"
+
+
+def test_the_objects_themselves_have_what_their_types_name() -> None:
+    model, clip = tiny_model(), tiny_clip()
+    base, tokenizers = model.model, tokenizers_of(clip)
+    objects = [
+        (protocols.Model, model),
+        (protocols.ModelPatcher, model),
+        (protocols.ModelPatcher, clip.patcher),
+        (protocols.BaseModel, base),
+        (protocols.ModelSampling, base.model_sampling),
+        (protocols.LatentFormat, base.latent_format),
+        (protocols.Clip, clip),
+        (protocols.TextEncoder, clip.cond_stage_model),
+        *((protocols.Tokenizer, tokenizer) for tokenizer in tokenizers.values()),
+    ]
+    gone = {f"{p.__name__}.{n}" for p, it in objects for n in relied_on(p) if not hasattr(it, n)}
+    assert not gone
 
 
 def test_the_versions_of_the_contract_are_those_that_were_seen() -> None:
