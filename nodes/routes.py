@@ -191,10 +191,10 @@ async def _similarities(request: web.Request) -> web.Response:
         return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
     except NoEncoder as error:
         if len(copies) > 1:
-            names = " and ".join(Path(copy).name for copy in copies)
+            folders = " and ".join(Path(copy).name for copy in copies)
             return _not_now(
                 "twice",
-                f"Perfusion is installed twice in ComfyUI's custom_nodes, as {names}: delete one "
+                f"Perfusion is installed twice in ComfyUI's custom_nodes, as {folders}: delete one "
                 "of the two folders and restart ComfyUI.",
             )
         if isinstance(error, EncoderGone):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..cache import BoundedCache
 from ..families import FAMILIES, ModelFamily
 from ..method.covariance import Covariance, cache_key, estimate
 from .encoding import encode
@@ -17,7 +18,7 @@ from .tokenizers import encoder_widths
 
 # Enough for a session's encoders; each is a matrix of at most 2048 x 2048 (16 MB).
 _KEPT = 4
-_cache: dict[str, Covariance] = {}
+_cache: BoundedCache[str, Covariance] = BoundedCache(_KEPT)
 
 
 def family_of_clip(clip: Clip) -> ModelFamily:
@@ -51,18 +52,16 @@ def covariance_of(
     # Loaded first: the fingerprint is then that of the weights that will be used.
     model_management.load_models_gpu([clip.patcher])
     key = cache_key(encoder_fingerprint(clip), texts)
-    if key not in _cache:
+    known = _cache.get(key)
+    if known is not None:
+        return known
 
-        def encodings(batch: Sequence[str]) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
-                encoding = encode(clip, batch)
-            return encoding.context, encoding.mask
+    def encodings(batch: Sequence[str]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            encoding = encode(clip, batch)
+        return encoding.context, encoding.mask
 
-        made = estimate(encodings, texts, family.id, on_captions=on_captions)
-        while len(_cache) >= _KEPT:
-            del _cache[next(iter(_cache))]
-        _cache[key] = made
-    return _cache[key]
+    return _cache.put(key, estimate(encodings, texts, family.id, on_captions=on_captions))
 
 
 def encoder_fingerprint(clip: Clip) -> str:

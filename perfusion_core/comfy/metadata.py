@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..cache import BoundedCache
 from ..concept.concept import Concept, ConceptError
 from ..concept.concept_file import read_card
 from ..concept.placeholder import fold
@@ -23,8 +24,7 @@ LOADER, APPLIER = "PerfusionConceptLoader", "PerfusionApplyConcepts"
 
 # Of an applier and all that leads to it -> what it applied when it last ran. ComfyUI's cache of
 # results goes by the same.
-_applied: dict[str, list[dict[str, str]]] = {}
-_KEPT = 64
+_applied: BoundedCache[str, list[dict[str, str]]] = BoundedCache(64)
 
 _Graph = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ def name_concepts(request: dict[str, Any]) -> dict[str, Any]:
     late = [key for key, node in graph.items() if _known_late(node)]
     told = _loaded(graph)
     for key in late:
-        _add(told, _applied.get(_origin(graph, key), []))
+        _add(told, _applied.get(_origin(graph, key)) or [])
     if told or late:
         extra = request["extra_data"] = {**(request.get("extra_data") or {})}
         # There in any case: a node that runs adds to it.
@@ -81,9 +81,7 @@ def note_applied(
     _add(extra.setdefault(ENTRY, []), made)
     # A node inside of what another one unfolds into is not in the graph that was sent.
     if _known_late(graph.get(node)):
-        while len(_applied) >= _KEPT:
-            del _applied[next(iter(_applied))]
-        _applied[_origin(graph, node)] = made
+        _applied.put(_origin(graph, node), made)
 
 
 def _add(told: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:

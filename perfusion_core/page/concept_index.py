@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Generic, TypeVar
 
+from ..cache import BoundedCache
 from ..comfy.concept_folder import concept_names, concept_path, model_path, version_of
 from ..concept.card import preview_kind
 from ..concept.concept import Concept, ConceptError
@@ -27,23 +26,14 @@ class _ByFile(Generic[T]):
 
     def __init__(self, read: Callable[[Path], T], size: int) -> None:
         self._read = read
-        self._size = size
-        self._kept: OrderedDict[Path, tuple[tuple[int, ...], T]] = OrderedDict()
-        self._lock = Lock()
+        self._kept: BoundedCache[Path, tuple[tuple[int, ...], T]] = BoundedCache(size)
 
     def __call__(self, path: Path) -> T:
         version = version_of(path.stat())
-        with self._lock:
-            kept = self._kept.get(path)
-            if kept is not None and kept[0] == version:
-                self._kept.move_to_end(path)
-                return kept[1]
-        value = self._read(path)
-        with self._lock:
-            self._kept[path] = (version, value)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        return value
+        kept = self._kept.get(path)
+        if kept is None or kept[0] != version:
+            kept = self._kept.put(path, (version, self._read(path)))
+        return kept[1]
 
 
 _card_of = _ByFile(read_card, MAX_CARDS)

@@ -9,12 +9,12 @@ waits for none of it: see `gates_while_idle`.
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..cache import BoundedCache
 from ..comfy.clip_covariance import family_of_clip
 from ..comfy.gates_of_prompt import gates_while_idle
 from ..comfy.live import running_node
@@ -58,6 +58,17 @@ class Similarities:
     own: bool
 
 
+class _Node(NamedTuple):
+    """What went through one of our nodes; nothing of it is held alive."""
+
+    clip: weakref.ref[Clip]
+    concepts: tuple[weakref.ref[Concept], ...]
+    widths: dict[str, int]  # of the CLIP's text encoders
+
+
+_Answers = BoundedCache[Any, TokenGates]  # (prompt, concepts) -> what the page is shown of it
+
+
 class Encoders:
     """The CLIPs and concepts that went through our nodes, and what was answered with each CLIP.
 
@@ -65,32 +76,21 @@ class Encoders:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._by_node: OrderedDict[str, weakref.ref[Clip]] = OrderedDict()
-        self._concepts: dict[str, list[weakref.ref[Concept]]] = {}
-        self._widths: dict[str, dict[str, int]] = {}
-        self._kept: weakref.WeakKeyDictionary[Any, OrderedDict[Any, TokenGates]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._nodes: BoundedCache[str, _Node] = BoundedCache(MAX_NODES)
+        self._answers: weakref.WeakKeyDictionary[Any, _Answers] = weakref.WeakKeyDictionary()
+        self._lock = Lock()  # of `_answers`
 
     def remember(self, node: str, clip: Clip, concepts: Sequence[Concept] = ()) -> None:
         """`clip` is what the node of that id puts `concepts` on."""
-        widths = encoder_widths(clip)
-        with self._lock:
-            self._widths[node] = widths
-            self._by_node[node] = weakref.ref(clip)
-            self._by_node.move_to_end(node)
-            self._concepts[node] = [weakref.ref(concept) for concept in concepts]
-            while len(self._by_node) > MAX_NODES:
-                forgotten, _ = self._by_node.popitem(last=False)
-                del self._concepts[forgotten], self._widths[forgotten]
+        refs = tuple(weakref.ref(concept) for concept in concepts)
+        self._nodes.put(node, _Node(weakref.ref(clip), refs, encoder_widths(clip)))
 
     def applied(self, node: str, placeholder: str) -> Concept:
         """The concept of that word that a node put on its CLIP. Raises NoConcept."""
-        with self._lock:
-            alive = [concept for ref in self._concepts.get(node, ()) if (concept := ref())]
-        for concept in alive:
-            if same_word(concept.placeholder, placeholder.strip()):
+        # Not by `get`, which would make the node the one that was used last.
+        refs = next((known.concepts for name, known in self._nodes.items() if name == node), ())
+        for concept in (ref() for ref in refs):
+            if concept is not None and same_word(concept.placeholder, placeholder.strip()):
                 return concept
         raise NoConcept
 
@@ -105,7 +105,8 @@ class Encoders:
         """
         clip, own = self._clip_for(node, concepts[0])
         key = (text, *((concept.hash, concept.placeholder) for concept in concepts))
-        gates = self._known(clip, key)
+        answers = self._answers_of(clip)
+        gates = answers.get(key)
         if gates is None:
             gates = gates_while_idle(clip, text, concepts)
             if not bool(gates.similarities.isfinite().all()):
@@ -114,7 +115,7 @@ class Encoders:
                     "concepts: its weights, or a LoRA on it, are broken, or its precision is too "
                     "low (start ComfyUI with --fp32-text-enc)."
                 )
-            self._keep(clip, key, gates)
+            answers.put(key, gates)
         return Similarities(
             tuple(gates.words),
             tuple(tuple(column) for column in gates.similarities.T.tolist()),
@@ -123,9 +124,9 @@ class Encoders:
         )
 
     def _clip_for(self, node: str, concept: Concept) -> tuple[Clip, bool]:
-        with self._lock:
-            alive = {name: clip for name, ref in self._by_node.items() if (clip := ref())}
-            gone = [self._widths[name] for name in self._by_node if name not in alive]
+        nodes = self._nodes.items()  # the last remembered is the last
+        alive = {name: clip for name, known in nodes if (clip := known.clip())}
+        gone = [known.widths for name, known in nodes if name not in alive]
         own = alive.get(node)
         encoders = dict(FAMILIES[concept.family].encoders)
         fitting = [clip for clip in alive.values() if encoder_widths(clip) == encoders]
@@ -136,29 +137,18 @@ class Encoders:
             raise EncoderGone if encoders in gone else NoEncoder
         return fitting[-1], False
 
-    def _known(self, clip: Clip, key: Any) -> TokenGates | None:
+    def _answers_of(self, clip: Clip) -> _Answers:
         with self._lock:
-            kept = self._kept.get(clip)
-            if kept is None or key not in kept:
-                return None
-            kept.move_to_end(key)
-            return kept[key]
-
-    def _keep(self, clip: Clip, key: Any, gates: TokenGates) -> None:
-        with self._lock:
-            kept = self._kept.setdefault(clip, OrderedDict())
-            kept[key] = gates
-            while len(kept) > MAX_KEPT:
-                kept.popitem(last=False)
+            return self._answers.setdefault(clip, BoundedCache(MAX_KEPT))
 
 
 encoders = Encoders()
 
 
-def remember_encoder(clip: Clip, concepts: Sequence[Concept] = ()) -> None:
+def remember_encoder(clip: Clip | None, concepts: Sequence[Concept] = ()) -> None:
     """Remember the CLIP that the node now running puts concepts on, and those of no file.
 
-    Outside a run: nothing.
+    Without a CLIP, and outside a run: nothing.
     """
     run = running_node()
     if run is not None and clip is not None:

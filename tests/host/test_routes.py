@@ -401,7 +401,7 @@ def test_no_clip_is_held_alive(pack: ModuleType, teddy: Any) -> None:
     encoders = tokens.Encoders()
     clip = tiny_clip()
     encoders.remember("1", clip)
-    encoders._keep(clip, "question", object())
+    encoders._answers_of(clip).put("question", object())
     assert encoders._known(clip, "question") is not None
     del clip
     gc.collect()
@@ -445,6 +445,6 @@ def test_what_is_remembered_is_bounded(pack: ModuleType) -> None:
     clip = tiny_clip()
     for number in range(2 * tokens.MAX_NODES):
         encoders.remember(str(number), clip)
-        encoders._keep(clip, number, object())
-    assert len(encoders._by_node) == len(encoders._concepts) == tokens.MAX_NODES
-    assert len(encoders._kept[clip]) == tokens.MAX_KEPT
+        encoders._answers_of(clip).put(number, object())
+    assert len(encoders._nodes) == tokens.MAX_NODES
+    assert len(encoders._answers_of(clip)) == tokens.MAX_KEPT
