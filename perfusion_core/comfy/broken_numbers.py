@@ -57,9 +57,9 @@ class NumberCheck:
             seen = self._patch.seen
             # One question to the device, after all steps.
             if seen is not None and not bool(samples.isfinite().all()):
-                told = next(_culprits(seen), None)
-                if told is not None:
-                    _tell(f"Perfusion: {told}")
+                culprit = next(_culprits(seen), None)
+                if culprit is not None:
+                    _tell(f"Perfusion: {culprit}")
             return samples
         finally:
             self._patch.watched, self._patch.seen = False, None
@@ -68,19 +68,19 @@ class NumberCheck:
 def _culprits(seen: SeenPass) -> Iterator[str]:
     """A sentence for each projection that the edit makes NaN or infinity in."""
     for path, edit in seen.edits.items():
-        for what in ("keys", "values"):
-            if _is_finite(seen, path, None, what) and not _is_finite(seen, path, edit, what):
+        for kind in ("key", "value"):
+            if _is_finite(seen, path, None, kind) and not _is_finite(seen, path, edit, kind):
                 alone = [
                     name
                     for number, name in enumerate(edit.names)
                     if edit.settings[number].strength > 0
-                    and not _is_finite(seen, path, _alone(edit, number), what, number)
+                    and not _is_finite(seen, path, _alone(edit, number), kind, number)
                 ]
                 names = " and ".join(alone or edit.names)
                 together = "" if alone else " together"
                 yield (
                     f"the picture is broken, because the concept {names}{together} makes NaN or "
-                    f"infinity in the {what} of the layer {path}. Lower its strength, raise its "
+                    f"infinity in the {kind}s of the layer {path}. Lower its strength, raise its "
                     "bias, or train it again with lower rates."
                 )
 
@@ -99,26 +99,28 @@ def _alone(edit: GatedEdit, number: int) -> GatedEdit:
 
 @torch.inference_mode()
 def _is_finite(
-    seen: SeenPass, path: str, edit: GatedEdit | None, what: str, number: int | None = None
+    seen: SeenPass, path: str, edit: GatedEdit | None, kind: str, number: int | None = None
 ) -> bool:
     """Whether a layer's keys or values of the pass's text are numbers, edited or as they come.
 
     Args:
         edit: None for the text as it comes.
+        kind: "key" or "value".
         number: of the concept that `edit` is of alone; None for all.
     """
     layer, context = seen.layers[path], seen.context
-    module = layer.key if what == "keys" else layer.value
+    module = layer.key if kind == "key" else layer.value
     if edit is None:
-        return bool(module(context).isfinite().all())
+        return bool(layer.part(kind, module(context)).isfinite().all())
     prepared = edit.prepare(context, seen.prompts)
-    found = module(prepared.keys if what == "keys" else prepared.context)
-    added = seen.keys if what == "keys" else seen.differences
-    if added is not None:
-        learned = added.on(path, context.device, context.dtype)
+    text = prepared.keys if kind == "key" else prepared.context
+    projected = layer.part(kind, module(text))
+    differences = seen.keys if kind == "key" else seen.differences
+    if differences is not None:
+        learned = differences.on(path, context.device, context.dtype)
         chosen = learned if number is None else learned[number : number + 1]
-        found = add_values(found, prepared.weights, chosen)
-    return bool(found.isfinite().all())
+        projected = add_values(projected, prepared.weights, chosen)
+    return bool(projected.isfinite().all())
 
 
 def _tell(text: str) -> None:

@@ -45,9 +45,16 @@ class Layer:
         projected: Tensor = module(context)
         if getattr(module, "bias", None) is not None:
             projected = projected - module(torch.zeros_like(context))
-        if self.fused:
-            projected = projected.chunk(2, dim=-1)[kind == "value"]
-        return projected
+        return self.part(kind, projected)
+
+    def part(self, kind: str, projected: Tensor) -> Tensor:
+        """The keys or the values [..., out] in what their projection gave.
+
+        Args:
+            kind: "key" or "value".
+            projected: [..., out], or [..., 2 out] of a fused projection.
+        """
+        return projected.chunk(2, dim=-1)[kind == "value"] if self.fused else projected
 
 
 def describe_families() -> str:

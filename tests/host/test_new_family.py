@@ -23,11 +23,12 @@ from tiny_models import CPU, patched_modules, randomise, sample, tiny_clip
 from torch import Tensor, nn
 
 from perfusion_core import families
+from perfusion_core.comfy import broken_numbers
 from perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
 from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts, encode
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack, edit_of, recommended, tune
+from perfusion_core.comfy.stack import KEY, ConceptEntry, apply_stack, edit_of, recommended, tune
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import CrossAttention, ModelFamily
@@ -251,6 +252,24 @@ def test_keys_and_values_are_the_formula_with_the_bias_once(model: Any, clip: An
         expected[..., WIDTH:] += 1.3 * gate[..., None] * concept.values[path].double()
         assert torch.allclose(both, expected, rtol=1e-4, atol=1e-4)
     assert opened > 0.5
+
+
+@pytest.mark.parametrize("kind", ["key", "value"])
+def test_numbers_that_a_concept_breaks_in_a_fused_layer_are_told(
+    model: Any, clip: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(broken_numbers, "_tell", told.append)
+    concept = learned(model, clip, key_mode="trained")
+    on = apply_stack(model, [recommended(concept)])
+    (patch,) = on.get_wrappers("apply_model", KEY)
+    differences = patch.tensors.keys if kind == "key" else patch.tensors.differences
+    path = list(concept.values)[1]
+    differences.by_layer[path] = torch.full_like(differences.by_layer[path], float("nan"))
+    assert not bool(sample(on, add_concepts(clip, [concept]), steps=1).isfinite().all())
+    (line,) = told
+    assert f"in the {kind}s of the layer {path}" in line
+    assert recommended(concept).title in line
 
 
 def test_the_attention_map_sees_the_keys_behind_their_norm(model: Any, clip: Any) -> None:
