@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
 from ..perfusion_core.comfy.metadata import note_applied
 from ..perfusion_core.comfy.prompts import add_concepts
 from ..perfusion_core.comfy.protocols import Clip, Model
-from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, apply_stack
+from ..perfusion_core.comfy.stack import apply_stack
 from ..perfusion_core.page.prompt_similarities import remember_encoder
 from .types import CATEGORY, ConceptType, StackType, for_page
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
 from ..perfusion_core.comfy.models import ComfyMismatch
-from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, extend_stack
+from ..perfusion_core.comfy.stack import extend_stack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 CONCEPTS = 8

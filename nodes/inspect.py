@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
 from ..perfusion_core.comfy.gates_of_prompt import gates_of_prompt
 from ..perfusion_core.comfy.protocols import Clip
-from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry
 from ..perfusion_core.comfy.concept_folder import (
     concept_names,
     concept_path,
@@ -17,7 +18,7 @@ from ..perfusion_core.comfy.concept_folder import (
 from ..perfusion_core.comfy.metadata import note_applied
 from ..perfusion_core.comfy.prompts import add_concepts
 from ..perfusion_core.comfy.protocols import Clip, Model
-from ..perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from ..perfusion_core.comfy.stack import apply_stack
 from ..perfusion_core.concept.concept import ConceptError
 from ..perfusion_core.concept.concept_file import load_concept
 from ..perfusion_core.method.settings import ConceptSettings, KeyLock

@@ -9,15 +9,16 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.comfy.backbone import CHECKPOINTING
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, recommended
 from ..perfusion_core.comfy.protocols import Clip, Model, Vae
 from ..perfusion_core.comfy.scores import AUTO, score_models
-from ..perfusion_core.comfy.stack import ConceptEntry, recommended
 from ..perfusion_core.concept.concept import Concept
 from ..perfusion_core.draw.contact_sheet import contact_sheet
 from ..perfusion_core.draw.plots import loss_plot
-from ..perfusion_core.learn.session import Learned, Plan, learn
+from ..perfusion_core.learn.plan import Learned, Plan
+from ..perfusion_core.learn.session import learn
 from ..perfusion_core.method.covariance import Covariance
-from ..perfusion_core.method.training import KEY_MODES, MAX_VECTORS, TrainingSettings
+from ..perfusion_core.method.training_settings import KEY_MODES, MAX_VECTORS, TrainingSettings
 from .lists import single_values
 from .training_progress import NodeProgress
 from .types import CATEGORY, ConceptType, CovarianceType, for_page

@@ -22,10 +22,11 @@ from torch import Tensor
 from ..families import CrossAttention, ModelFamily
 from ..method.attention import AttentionMaps, AttentionSums, own_words, word_attention
 from ..method.edit import GatedEdit
+from .concept_entry import edit_of
 from .forward_swap import ForwardSwap
 from .models import ComfyMismatch, detect_family
 from .protocols import Conditioning, Executor, Latent, Model
-from .stack import edit_of, stack_of
+from .stack import stack_of
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -12,30 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..concept.placeholder import not_mentioned, same_word
+from ..method.backbone import TrainingPrompts
 from ..method.batches import TrainingError
 from ..method.edit import GatedEdit
-from ..method.training import TrainingPrompts
 from .checkpointing import checkpointed
 from .encoding import encode
 from .forward_patch import Differences, edited
 from .memory import out_of_memory
-from .models import ComfyMismatch, compute_dtype, detect_family, layers_of
+from .models import compute_dtype, detect_family, layers_of
 from .prompts import with_words, word_tokens
 from .protocols import Clip, Model, ModelSampling
-from .stack import stack_of
-from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
+from .tokenizers import tokenizers_of
+from .training_checks import check_latents, check_pair, check_prompts
+from .training_memory import kept_bytes
 from .vectors import Word
 from .weights import is_dynamic, no_room, trainable_weights
 
-# Where ComfyUI's attention keeps its probabilities, autograd keeps two to three times as much of a
-# forward pass as `ModelFamily.kept` says.
-PROBABILITIES = 3
-# The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
-# encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
-KEPT_OF_TEXT = 80
-
-# More than any device has: ComfyUI then takes off it whatever else is there, the VAE among it.
+# Bytes. Ask for more memory than any GPU has, so that ComfyUI unloads all other models.
 EVERYTHING = 1e20
 
 CHECKPOINTING = ("auto", "on", "off")
@@ -80,7 +72,8 @@ class ComfyBackbone:
         # for each picture.
         self._schedule = deepcopy(self._base.model_sampling).cpu()
         if self._wanted == "auto":
-            self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
+            kept = kept_bytes(self._base, self._clip, self._family, self._batch)
+            self.checkpointing = kept > model_management.get_free_memory(self.device)
         else:
             self.checkpointing = self._wanted == "on"
 
@@ -108,30 +101,6 @@ class ComfyBackbone:
                 yield self._model, self._clip
         finally:
             self.resume()
-
-    def _kept(self) -> float:
-        """Bytes that autograd keeps of a batch's forward pass without checkpointing the UNet."""
-        from comfy import model_management
-
-        size = compute_dtype(self._base).itemsize
-        cells = self._batch[0] * math.prod(self._batch[2:])
-        kept = size * cells * self._family.kept
-        one_kernel = (
-            model_management.xformers_enabled()
-            or model_management.pytorch_attention_flash_attention()
-        )
-        if not one_kernel:
-            kept *= PROBABILITIES
-        if self._base.get_dtype() != compute_dtype(self._base):
-            # Every layer's weights in the other dtype.
-            kept += size * sum(p.numel() for p in self._base.diffusion_model.parameters())
-        return kept + self._batch[0] * self._kept_of_a_prompt()
-
-    def _kept_of_a_prompt(self) -> int:
-        encoders = {n: getattr(self._clip.cond_stage_model, n) for n in tokenizers_of(self._clip)}
-        widths = encoder_widths(self._clip)
-        numbers = sum(e.num_layers * e.max_length * widths[n] for n, e in encoders.items())
-        return int(KEPT_OF_TEXT * numbers)
 
     @property
     def family(self) -> str:
@@ -177,37 +146,7 @@ class ComfyBackbone:
     def check_prompts(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
     ) -> None:
-        """See `Backbone`."""
-        for known in words_of(next(iter(tokenizers_of(self._clip).values()))):
-            if same_word(known.text, placeholder):
-                raise TrainingError(
-                    f'the connected CLIP already carries "{known.text}" of the concept '
-                    f'"{known.title}": connect the CLIP from before its Perfusion Concept Loader'
-                )
-        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
-        clip = with_words(self._clip, words)
-        tokenizer = next(iter(tokenizers_of(clip).values()))
-        vectors = len(next(iter(embeddings.values())))
-        room = int(tokenizer.max_length) - 2
-        if vectors >= room:
-            raise TrainingError(
-                f'"{placeholder}" takes {vectors} vectors, and the text encoder reads {room} '
-                "tokens at a time: set vectors to 0, or to less than 10"
-            )
-        for prompt in prompts:
-            chunks = next(iter(clip.tokenize(prompt).values()))
-            found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
-            if not any(found):
-                raise TrainingError(
-                    f'the caption "{prompt}" {not_mentioned(prompt, placeholder)}, so the text '
-                    "encoder does not see it: write it apart from other letters and digits"
-                )
-            if len(chunks) > 1:
-                raise TrainingError(
-                    f'the caption "{prompt}" is too long: the text encoder reads {room} tokens at '
-                    f'a time, of which "{placeholder}" takes {vectors}. Use a shorter caption or '
-                    "superclass."
-                )
+        check_prompts(self._clip, prompts, placeholder, embeddings)
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         return self._projected("value", layer, encoding)
@@ -341,8 +280,8 @@ def training_backbone(
 
     Raises ComfyMismatch when they do not go together or are not to be trained on.
     """
-    _check_pair(model, clip)
-    _check_latents(model, batch)
+    check_pair(model, clip)
+    check_latents(model, batch)
     if checkpointing not in CHECKPOINTING:
         raise TrainingError(
             f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
@@ -355,47 +294,6 @@ def training_backbone(
             yield backbone
         finally:
             backbone.release()
-
-
-def refuse_known_word(clip: Clip, placeholder: str) -> None:
-    """Raises ComfyMismatch when ComfyUI's CLIP has a concept of that word already."""
-    for tokenizer in tokenizers_of(clip).values():
-        for word in getattr(tokenizer.tokenizer, "words", ()):
-            # By its text and not by its class: another copy of the pack may have put it there.
-            if word.text.casefold() == placeholder.casefold():
-                raise ComfyMismatch(
-                    f'The connected CLIP already knows the concept "{word.title}" by the word '
-                    f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '
-                    "Loader. Connect the checkpoint's own CLIP and MODEL; to go on with that "
-                    "concept, connect the loader's concept output to resume."
-                )
-
-
-def _check_pair(model: Model, clip: Clip) -> None:
-    family = detect_family(model)
-    found = encoder_widths(clip)
-    if found != dict(family.encoders):
-        raise ComfyMismatch(
-            f"The connected model is of {family.title}, whose text encoders are "
-            f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "
-            "model's own CLIP."
-        )
-    if stack_of(model):
-        carried = ", ".join(entry.title for entry in stack_of(model))
-        raise ComfyMismatch(
-            f"The model to train on already carries the concept {carried}, which would become part "
-            "of what is learned. Connect the model from before its Perfusion Concept Loader."
-        )
-
-
-def _check_latents(model: Model, batch: Sequence[int]) -> None:
-    expected = model.model.latent_format.latent_channels
-    if batch[1] != expected:
-        raise ComfyMismatch(
-            f"The connected VAE makes latents of {batch[1]} channels, but the model is of "
-            f"{detect_family(model).title}, whose latents have {expected}. Connect the model's own "
-            "VAE."
-        )
 
 
 def _for_training(model: Model, half: bool) -> Model:

@@ -20,7 +20,7 @@ from .models import Layer
 from .protocols import Executor
 
 if TYPE_CHECKING:
-    from .stack import StackPatch
+    from .stack_patch import StackPatch
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from ..concept.concept import Concept
 from ..draw.gate_table import TokenGates
 from ..limits import MAX_PROMPT
 from .beside_queue import Busy, IdleQueue, beside
+from .concept_entry import ConceptEntry, edit_of, recommended
 from .encoding import encode
 from .models import ComfyMismatch
 from .prompts import add_concepts
 from .protocols import Clip
-from .stack import ConceptEntry, edit_of, recommended
 from .tokenizers import tokenizers_of, vectors_of
 
 AT_ONCE = 8  # chunks of a prompt, of 77 tokens each

@@ -11,9 +11,10 @@ from torch import Tensor
 from ..concept.concept import Concept
 from ..method.settings import ConceptSettings
 from .backbone import ComfyBackbone
+from .concept_entry import ConceptEntry
 from .prompts import add_concepts
 from .protocols import Clip, Conditioning, Model, Vae
-from .stack import ConceptEntry, apply_stack
+from .stack import apply_stack
 
 STEPS, CFG = 20, 5.0
 SAMPLER, SCHEDULER = "euler", "normal"

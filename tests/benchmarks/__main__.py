@@ -39,7 +39,7 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
     """Every figure, as soon as it is there."""
     import torch
 
-    from perfusion_core.method.training import TrainingSettings
+    from perfusion_core.method.training_settings import TrainingSettings
 
     from . import concepts, page, projections, slider, steps, training
 

@@ -28,7 +28,8 @@ from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.method.batches import PictureGroup, batches
 from perfusion_core.method.covariance import Covariance
-from perfusion_core.method.training import Training, TrainingSettings
+from perfusion_core.method.training import Training
+from perfusion_core.method.training_settings import TrainingSettings
 
 from .measure import Result, in_turn
 

@@ -16,9 +16,9 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.sd import CLIP
 from tiny_models import CPU, UNET, randomise
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry
 
 Model = Any
 Conditioning = Any

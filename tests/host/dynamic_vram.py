@@ -48,13 +48,15 @@ from tiny_models import (
 from perfusion_core.comfy import weights as weights_module
 from perfusion_core.comfy.attention_recorder import attention_maps
 from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.painter import BackbonePainter
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.method.batches import PictureGroup
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import Training, TrainingSettings
+from perfusion_core.method.training import Training
+from perfusion_core.method.training_settings import TrainingSettings
 
 SHAPE = (2, 4, 8, 8)
 FP8 = torch.float8_e4m3fn

@@ -14,9 +14,9 @@ from typing import Any
 import comfy.ops
 import torch
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import Layer, detect_family, layers_of
-from perfusion_core.comfy.stack import ConceptEntry
-from perfusion_core.method.edit import LEAST_APART
+from perfusion_core.method.gram import LEAST_APART
 
 Texts = Iterable[tuple[torch.Tensor, torch.Tensor]]
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip, tiny_model
 
-from perfusion_core.comfy.backbone import HostBackbone
+from perfusion_core.comfy.backbone import ComfyBackbone
 from perfusion_core.comfy.pictures import prompt_lines
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.concept.concept import Concept
@@ -82,8 +82,8 @@ def test_the_cause_that_is_named_is_the_one_that_is_there(line: str, cause: str)
 
 
 @pytest.fixture(scope="module")
-def backbone() -> HostBackbone:
-    return HostBackbone(tiny_model(), tiny_clip(), (1, 4, 8, 8), "off")
+def backbone() -> ComfyBackbone:
+    return ComfyBackbone(tiny_model(), tiny_clip(), (1, 4, 8, 8), "off")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def backbone() -> HostBackbone:
     ],
 )
 def test_prompts_are_refused_for_what_is_wrong_with_them(
-    prompt: str, vectors: int, cause: str, backbone: HostBackbone
+    prompt: str, vectors: int, cause: str, backbone: ComfyBackbone
 ) -> None:
     embeddings = {"clip_l": torch.randn(vectors, 192)}
     with pytest.raises(TrainingError, match=cause):
@@ -108,7 +108,7 @@ def test_an_embedding_in_a_caption_is_no_placeholder(tmp_path: Any) -> None:
     from safetensors.torch import save_file
 
     save_file({"emb_params": torch.ones(1, 192)}, tmp_path / "style.safetensors")
-    backbone = HostBackbone(tiny_model(), tiny_clip(embeddings=str(tmp_path)), (1, 4, 8, 8), "off")
+    backbone = ComfyBackbone(tiny_model(), tiny_clip(embeddings=str(tmp_path)), (1, 4, 8, 8), "off")
     embeddings = {"clip_l": torch.randn(2, 192)}
     with pytest.raises(TrainingError, match="does not have the placeholder"):
         backbone.check_prompts(["embedding:style on a bed"], "teddy*", embeddings)
@@ -119,6 +119,6 @@ def test_an_embedding_in_a_caption_is_no_placeholder(tmp_path: Any) -> None:
 
 def test_a_clip_that_carries_the_word_already_is_named(clip: CLIP, teddy: Concept) -> None:
     knowing = add_concepts(clip, [teddy])
-    backbone = HostBackbone(tiny_model(), knowing, (1, 4, 8, 8), "off")
+    backbone = ComfyBackbone(tiny_model(), knowing, (1, 4, 8, 8), "off")
     with pytest.raises(TrainingError, match='carries "teddy\\*" of the concept "teddy": connect'):
         backbone.check_prompts(["a Teddy*"], "Teddy*", {"clip_l": torch.randn(1, 192)})

@@ -13,6 +13,7 @@ from tiny_models import CPU, patched_modules, tiny_concept
 from true_models import learned_concept, true_clip, true_model
 
 from perfusion_core.comfy import backbone as backbone_module
+from perfusion_core.comfy import training_memory
 from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.concept.concept import Concept
@@ -95,9 +96,10 @@ def test_the_estimate_for_auto_counts_the_text_encoder(monkeypatch: pytest.Monke
         )
         for weight in clip.cond_stage_model.parameters():
             kept.pop(weight.untyped_storage().data_ptr(), None)
-        with_text = backbone._kept()
-        monkeypatch.setattr(backbone_module, "KEPT_OF_TEXT", 0)
-        estimate = with_text - backbone._kept()
+        family, base = detect_family(backbone._model), backbone._base
+        with_text = training_memory.kept_bytes(base, clip, family, shape)
+        monkeypatch.setattr(training_memory, "KEPT_OF_TEXT", 0)
+        estimate = with_text - training_memory.kept_bytes(base, clip, family, shape)
     del encoded
     assert 0.9 * estimate < sum(kept.values()) <= estimate
 

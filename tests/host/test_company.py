@@ -33,8 +33,9 @@ from company import (
 from projections import assert_edited, assert_locked, batches, tapped
 from tiny_models import patched_modules, sample, tiny_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.forward_patch import HOOK
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 

@@ -38,8 +38,9 @@ from projections import (
 )
 from tiny_models import patched_modules
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, network_layers
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 

@@ -25,7 +25,8 @@ from company import TEXT, Prompts, differ, knowing, ksample, run_node
 from projections import assert_edited, assert_locked, batches, tapped
 from tiny_models import patched_modules
 
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.concept_entry import ConceptEntry
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 

@@ -19,8 +19,9 @@ from company import TEXT, differ, encode, knowing, ksample, lora_file, run_node
 from projections import TOLERANCES, assert_edited, batches, tapped
 from tiny_models import patched_modules, sample, tiny_clip, tiny_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import compute_dtype
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack, stack_of
+from perfusion_core.comfy.stack import apply_stack, stack_of
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.edit import GatedEdit, PreparedContext
 from perfusion_core.method.settings import ConceptSettings, KeyLock

@@ -14,8 +14,9 @@ from company import run_node
 from tiny_models import sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack, tune
+from perfusion_core.comfy.stack import apply_stack, tune
 from perfusion_core.method.settings import ConceptSettings, KeyLock, LayerWeights
 
 ON = ConceptSettings(0.5, 0.15)

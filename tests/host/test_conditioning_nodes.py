@@ -19,9 +19,10 @@ from projections import tapped
 from tiny_models import tiny_concept
 from true_models import random_concept, true_clip, true_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.comfy.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT, add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 

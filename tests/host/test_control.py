@@ -10,9 +10,10 @@ import torch
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_concept
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack, layer_paths, tune
+from perfusion_core.comfy.stack import apply_stack, layer_paths, tune
 from perfusion_core.concept.concept import Concept
 from perfusion_core.families import in_order
 from perfusion_core.method.settings import ConceptSettings, LayerWeights

@@ -10,8 +10,9 @@ import torch
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack, extend_stack, stack_of, tune
+from perfusion_core.comfy.stack import apply_stack, extend_stack, stack_of, tune
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings
 from perfusion_core.method.slider_schedule import (

@@ -10,8 +10,9 @@ import torch
 from tiny_models import sample
 
 from demo import model as small
+from perfusion_core.comfy.concept_entry import recommended
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import apply_stack, recommended, stack_of
+from perfusion_core.comfy.stack import apply_stack, stack_of
 from perfusion_core.concept.concept import Concept
 
 

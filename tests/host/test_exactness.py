@@ -11,8 +11,9 @@ from comfy.sd import CLIP
 from projections import assert_edited, batches, error, reference, tapped
 from tiny_models import tiny_clip, tiny_concept, tiny_model, whitened
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings
 

@@ -24,17 +24,18 @@ from tiny_models import patched_modules, sample
 from true_models import CPU, META, UNETS, learned_concept, random_concept, true_clip, true_model
 
 from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.concept_entry import recommended
 from perfusion_core.comfy.contract import FITS, SINCE
 from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.pictures import thumbnail
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import apply_stack, layer_paths, recommended, stack_of, tune
+from perfusion_core.comfy.stack import apply_stack, layer_paths, stack_of, tune
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import FAMILIES, REFUSED
+from perfusion_core.method.backbone import TrainingPrompts
 from perfusion_core.method.edit import GatedEdit
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import TrainingPrompts
 from tools.locate import find_host
 
 Model = Any

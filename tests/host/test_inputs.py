@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from tiny_models import TinyVae, sample, tiny_concept, tiny_model
 
 from perfusion_core.comfy import broken_numbers as broken
-from perfusion_core.comfy.backbone import refuse_known_word
+from perfusion_core.comfy.concept_entry import recommended
 from perfusion_core.comfy.masks import mask_models, zero_shot_masks
 from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.pictures import bring_to_size, look_like_backgrounds, read_pictures
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.scores import score_models
-from perfusion_core.comfy.stack import KEY, apply_stack, recommended, tune
+from perfusion_core.comfy.stack import KEY, apply_stack, tune
+from perfusion_core.comfy.training_checks import refuse_known_word
 from perfusion_core.limits import MAX_VALIDATION
 from perfusion_core.method.batches import TrainingError
 

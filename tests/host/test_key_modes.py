@@ -13,15 +13,17 @@ from projections import TOLERANCES, assert_edited, error, reference, tapped
 from tiny_models import patched_modules, sample
 
 from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.method.batches import PictureGroup
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.settings import ConceptSettings, KeyLock
-from perfusion_core.method.training import TrainingSettings, train
+from perfusion_core.method.training import train
+from perfusion_core.method.training_settings import TrainingSettings
 
 Model = Any
 ON = ConceptSettings(0.5, 0.15)

@@ -37,7 +37,7 @@ from perfusion_core.concept.concept_file import load_concept
 from perfusion_core.method.batches import batches
 from perfusion_core.method.edit import GatedEdit, add_values
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import TrainingSettings
+from perfusion_core.method.training_settings import TrainingSettings
 from tools.workflows import load_api
 
 RIVALS, BATCHING = "lab.rivals", ("textual_inversion", "weights")

@@ -26,16 +26,18 @@ from perfusion_core import families
 from perfusion_core.comfy import broken_numbers
 from perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
 from perfusion_core.comfy.backbone import training_backbone
+from perfusion_core.comfy.concept_entry import ConceptEntry, edit_of, recommended
 from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts, encode
-from perfusion_core.comfy.stack import KEY, ConceptEntry, apply_stack, edit_of, recommended, tune
+from perfusion_core.comfy.stack import KEY, apply_stack, tune
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import CrossAttention, ModelFamily
 from perfusion_core.method.batches import PictureGroup
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import TrainingSettings, train
+from perfusion_core.method.training import train
+from perfusion_core.method.training_settings import TrainingSettings
 
 TEXT, WIDTH, HEADS, BLOCKS = 160, 32, 2, 3
 

@@ -15,10 +15,11 @@ from comfy.sd import CLIP
 from projections import reference
 from tiny_models import CPU, patched_modules, sample, tiny_concept, tiny_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.forward_patch import Differences, edited
 from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import KEY, ConceptEntry, apply_stack, extend_stack, stack_of, tune
+from perfusion_core.comfy.stack import KEY, apply_stack, extend_stack, stack_of, tune
 from perfusion_core.concept.concept import Concept, ConceptError
 from perfusion_core.method.edit import GatedEdit
 from perfusion_core.method.settings import ConceptSettings, KeyLock

@@ -14,9 +14,10 @@ from comfy.sd import CLIP
 from safetensors.torch import save_file
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts, encode
-from perfusion_core.comfy.stack import ConceptEntry, extend_stack
+from perfusion_core.comfy.stack import extend_stack
 from perfusion_core.concept.concept import Concept
 
 DOG = 1929  # "dog</w>" in CLIP's vocabulary

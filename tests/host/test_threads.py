@@ -16,9 +16,10 @@ from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_model
 
 from perfusion_core.comfy import stack as stack_module
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of, network_layers
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings
 from perfusion_core.method.slider_schedule import RecordedSliders, Sliders

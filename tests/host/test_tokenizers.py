@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.gates_of_prompt import gates_of_prompt
 from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import ConceptEntry
 from perfusion_core.comfy.tokenizers import vectors_of
 from perfusion_core.comfy.vectors import KnownVectors, Word
 from perfusion_core.concept.concept import Concept

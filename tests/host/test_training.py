@@ -14,15 +14,17 @@ from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_clip, tiny_concept, tiny_model
 
 from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.prompts import add_concepts, encode
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.batches import PictureGroup, TrainingError
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.edit import GatedEdit
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import Training, TrainingSettings, train
+from perfusion_core.method.training import Training, train
+from perfusion_core.method.training_settings import TrainingSettings
 
 SHAPE = (2, 4, 8, 8)
 Model = Any

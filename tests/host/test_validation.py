@@ -223,7 +223,7 @@ def test_a_scorer_of_its_own_finds_the_step_it_prefers(
             placeholder="teddy*",
             superclass="teddy",
             covariance=core("method.covariance").Covariance(torch.eye(192), 1000, "emoji"),
-            settings=training.TrainingSettings(steps=4, batch_size=2),
+            settings=core("method.training_settings").TrainingSettings(steps=4, batch_size=2),
         )
         snapshots = [
             validation.look(step, begun.concept).concept.hash for step, _ in enumerate(begun, 1)

@@ -22,7 +22,8 @@ from perfusion_core.concept.concept import Concept
 from perfusion_core.families import ModelFamily
 from perfusion_core.method.batches import PictureGroup
 from perfusion_core.method.covariance import Covariance
-from perfusion_core.method.training import TrainingSettings, train
+from perfusion_core.method.training import train
+from perfusion_core.method.training_settings import TrainingSettings
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perfusion_core.method.edit import (
-    PARALLEL_CUTOFF,
-    GatedEdit,
-    LockedPrompt,
-    add_values,
-    mixing_matrix,
-)
+from perfusion_core.method.edit import GatedEdit, LockedPrompt, add_values
+from perfusion_core.method.gram import PARALLEL_CUTOFF, mixing_matrix
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 D, OUT = 48, 20

@@ -16,16 +16,13 @@ from torch import Tensor
 from perfusion_core.concept.concept import Concept, ConceptError
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import FAMILIES
+from perfusion_core.method.backbone import TrainingPrompts
 from perfusion_core.method.batches import PictureGroup, TrainingError, batches, mask_weights
 from perfusion_core.method.covariance import Covariance, estimate
 from perfusion_core.method.edit import GatedEdit, add_values
 from perfusion_core.method.templates import templates_for
-from perfusion_core.method.training import (
-    KEY_MODES,
-    Training,
-    TrainingPrompts,
-    TrainingSettings,
-)
+from perfusion_core.method.training import Training
+from perfusion_core.method.training_settings import KEY_MODES, TrainingSettings
 
 WIDTH = FAMILIES["emoji"].context_width
 CHANNELS, SIZE = 4, 6
