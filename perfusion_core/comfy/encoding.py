@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .protocols import Clip, Tokens
-from .tokenizers import tokenizers_of, vectors_of
+from .tokenizers import first_encoder, tokenizers_of, vectors_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding
     """
     tokenized = [clip.tokenize(prompt) for prompt in prompts]
     joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
-    rows = next(iter(joined.values()))
+    first, rows = first_encoder(clip, joined)
     pooling: AbstractContextManager[list[Tensor]] = _pooling(clip) if pooled else nullcontext([])
     with pooling as seen:
         context, first_pooled = _forward(clip, joined)
@@ -48,9 +48,7 @@ def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
         width = first_pooled.shape[-1]
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
-    first = next(iter(tokenizers_of(clip).values()))
     context = context.reshape(len(rows), -1, context.shape[-1])
-    # The chunks of one encoder tell for all: they are aligned, vector by vector.
     length = context.shape[1]
     ends = [_end(row, first.end_token) for row in rows]
     positions = torch.arange(length)

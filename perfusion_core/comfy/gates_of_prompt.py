@@ -18,7 +18,7 @@ from .encoding import encode
 from .models import ComfyMismatch
 from .prompts import add_concepts
 from .protocols import Clip
-from .tokenizers import tokenizers_of, vectors_of
+from .tokenizers import first_encoder, vectors_of
 
 AT_ONCE = 8  # chunks of a prompt, of 77 tokens each
 
@@ -129,9 +129,8 @@ def _blocks(clip: Clip, text: str) -> Iterator[Clip]:
 
 def _words(clip: Clip, text: str) -> list[list[str]]:
     """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
-    tokenizer = next(iter(tokenizers_of(clip).values()))
+    tokenizer, chunks = first_encoder(clip, clip.tokenize(text))
     special: dict[Any, str] = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
-    chunks = next(iter(clip.tokenize(text).values()))
     found = iter(vectors_of(tokenizer).find(token for chunk in chunks for token, *_ in chunk))
 
     def name(token: Any) -> str:

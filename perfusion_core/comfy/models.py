@@ -84,6 +84,15 @@ def detect_family(model: Model) -> ModelFamily:
         if family.recognises(network):
             return family
     widths = {width for family in alike for width in family.text_widths(network)}
+    for family in alike:
+        if widths == {family.context_width}:
+            raise ComfyMismatch(
+                _refusal(
+                    name,
+                    f"its text has the width of {family.title}'s ({family.context_width}), but "
+                    "what else goes into its network is not as there",
+                )
+            )
     shown = " and ".join(map(str, sorted(widths))) or "none at all"
     raise ComfyMismatch(_refusal(name, f"the text width of its cross-attention is {shown}"))
 

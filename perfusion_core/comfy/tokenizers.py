@@ -14,7 +14,7 @@ from typing import Any
 
 from ..concept.placeholder import Finder
 from .inner_tokenizer import PlaceholderTokenizer
-from .protocols import Clip, Tokenizer
+from .protocols import Clip, Tokenizer, Tokens
 from .vectors import KnownVectors, Word, is_vector
 
 
@@ -28,6 +28,15 @@ def tokenizers_of(clip: Clip) -> dict[str, Tokenizer]:
 def encoder_widths(clip: Clip) -> dict[str, int]:
     """Encoder -> width of its token embeddings, of ComfyUI's CLIP."""
     return {name: int(tokenizer.embedding_size) for name, tokenizer in tokenizers_of(clip).items()}
+
+
+def first_encoder(clip: Clip, tokens: Tokens) -> tuple[Tokenizer, list[list[Any]]]:
+    """One text encoder's `SDTokenizer` and its chunks of a prompt's `tokens`.
+
+    The encoders' chunks are aligned, vector by vector, so one tells for all.
+    """
+    name, tokenizer = next(iter(tokenizers_of(clip).items()))
+    return tokenizer, tokens[name.removeprefix("clip_")]
 
 
 def stock_tokenizer(tokenizer: Tokenizer) -> Tokenizer:

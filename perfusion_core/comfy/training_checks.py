@@ -12,16 +12,16 @@ from .models import ComfyMismatch, detect_family
 from .prompts import with_words
 from .protocols import Clip, Model
 from .stack import stack_of
-from .tokenizers import encoder_widths, tokenizers_of, vectors_of, words_of
+from .tokenizers import encoder_widths, first_encoder, tokenizers_of, vectors_of
 from .vectors import Word
 
 
 def refuse_known_word(clip: Clip, placeholder: str) -> None:
     """Raises ComfyMismatch when ComfyUI's CLIP has a concept of that word already."""
     for tokenizer in tokenizers_of(clip).values():
-        for word in getattr(tokenizer.tokenizer, "words", ()):
-            # By its text and not by its class: another copy of the pack may have put it there.
-            if word.text.casefold() == placeholder.casefold():
+        # Not by their class: another copy of the pack may have put them there.
+        for word in getattr(getattr(tokenizer, "known", None), "words", ()):
+            if same_word(word.text, placeholder):
                 raise ComfyMismatch(
                     f'The connected CLIP already knows the concept "{word.title}" by the word '
                     f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '
@@ -62,18 +62,13 @@ def check_latents(model: Model, batch: Sequence[int]) -> None:
 def check_prompts(
     clip: Clip, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
 ) -> None:
-    """Raises TrainingError unless each of these prompts can be encoded to train on.
+    """Raises TrainingError or ComfyMismatch unless these prompts can be encoded to train on.
 
     Args:
         placeholder: the new word.
         embeddings: text encoder -> its vectors [n, w].
     """
-    for known in words_of(next(iter(tokenizers_of(clip).values()))):
-        if same_word(known.text, placeholder):
-            raise TrainingError(
-                f'the connected CLIP already carries "{known.text}" of the concept '
-                f'"{known.title}": connect the CLIP from before its Perfusion Concept Loader'
-            )
+    refuse_known_word(clip, placeholder)
     words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
     knowing = with_words(clip, words)
     tokenizer = next(iter(tokenizers_of(knowing).values()))
@@ -85,7 +80,7 @@ def check_prompts(
             "tokens at a time: set vectors to 0, or to less than 10"
         )
     for prompt in prompts:
-        chunks = next(iter(knowing.tokenize(prompt).values()))
+        _, chunks = first_encoder(knowing, knowing.tokenize(prompt))
         found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
         if not any(found):
             raise TrainingError(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_models import tiny_clip, tiny_model
 
 from perfusion_core.comfy.backbone import ComfyBackbone
+from perfusion_core.comfy.models import ComfyMismatch
 from perfusion_core.comfy.pictures import prompt_lines
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.concept.concept import Concept
@@ -120,5 +121,5 @@ def test_an_embedding_in_a_caption_is_no_placeholder(tmp_path: Any) -> None:
 def test_a_clip_that_carries_the_word_already_is_named(clip: CLIP, teddy: Concept) -> None:
     knowing = add_concepts(clip, [teddy])
     backbone = ComfyBackbone(tiny_model(), knowing, (1, 4, 8, 8), "off")
-    with pytest.raises(TrainingError, match='carries "teddy\\*" of the concept "teddy": connect'):
+    with pytest.raises(ComfyMismatch, match='already knows the concept "teddy" by the word'):
         backbone.check_prompts(["a Teddy*"], "Teddy*", {"clip_l": torch.randn(1, 192)})

@@ -305,11 +305,17 @@ def test_the_edit_is_prepared_once_for_all_layers(
     assert len(calls) == 3  # cond and uncond in one batch
 
 
-@pytest.mark.parametrize(
-    ("width", "family"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl"), (192, "emoji")]
-)
+@pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2"), (192, "emoji")])
 def test_the_family_is_known_by_the_width_of_the_text(width: int, family: str) -> None:
     assert detect_family(tiny_model(width)).id == family
+
+
+def test_sdxl_is_known_by_what_else_goes_in_as_well() -> None:
+    pooled = {"num_classes": "sequential", "adm_in_channels": 2816}
+    assert detect_family(tiny_model(2048, **pooled)).id == "sdxl"
+    for others in ({}, {**pooled, "adm_in_channels": 1000}):
+        with pytest.raises(ComfyMismatch, match="width of Stable Diffusion XL's.* not as there"):
+            detect_family(tiny_model(2048, **others))
 
 
 def test_an_unknown_width_is_refused() -> None:

@@ -164,7 +164,7 @@ def test_what_no_loader_would_read_is_not_saved(
 MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from perfusion_core.concept_file import load_concept, read_card
+from perfusion_core.concept.concept_file import load_concept, read_card
 path = Path(sys.argv[1])
 def most():
     # Of this process alone: getrusage counts what the parent had when it was forked.

@@ -18,7 +18,7 @@ SAVES = """
 import os, sys, time
 from dataclasses import replace
 from pathlib import Path
-from perfusion_core.concept_file import load_concept, save_concept, save_new_concept
+from perfusion_core.concept.concept_file import load_concept, save_concept, save_new_concept
 folder, number, each = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if sys.argv[5] == "without links":  # such as exFAT
     def refused(*_):
