@@ -102,10 +102,10 @@ class PerfusionTune(io.ComfyNode):
                     "moves",
                     default="",
                     optional=True,
-                    tooltip="What the sliders were earlier in the sampling: written by a live run, "
-                    "and done again when live is off, so that its picture can be made again. "
-                    "Each entry: the noise level down to which it held, then bias, temperature "
-                    "and strength. Empty: the sliders stand still.",
+                    tooltip="Recorded slider values of a live run, so that its picture can be made "
+                    "again with live off. Each entry: the noise level down to which the values "
+                    "applied, then bias, temperature and strength. Leave empty for sliders that "
+                    "stand still.",
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
