@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .protocols import Clip, Tokens
@@ -48,7 +49,8 @@ def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
         width = first_pooled.shape[-1]
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
-    context = context.reshape(len(rows), -1, context.shape[-1])
+    # ComfyUI gives the chunks of a prompt side by side.
+    context = rearrange(context, "1 (b t) d -> b t d", b=len(rows))
     length = context.shape[1]
     ends = [_end(row, first.end_token) for row in rows]
     positions = torch.arange(length)

@@ -92,7 +92,7 @@ def applying(core: Callable[[str], Any]) -> SimpleNamespace:
     """What puts concepts on a MODEL and on a CLIP."""
     stack = core("comfy.stack")
     return SimpleNamespace(
-        recommended=stack.recommended,
+        recommended=core("comfy.concept_entry").recommended,
         apply_stack=stack.apply_stack,
         tune=stack.tune,
         add_concepts=core("comfy.prompts").add_concepts,
