@@ -1,10 +1,9 @@
-"""Where concepts' words attend in a finished picture, watched in a few passes of the model over it.
+"""Where concepts' words attend in a finished picture, recorded in a few passes of the model.
 
-After sampling and not during it: noise of some steps is put on the finished latents again, and the
-model looks at them with the prompt. So the sampler runs exactly as without a map, a cached picture
-is looked at again without sampling, and the map is of the very latents that are connected, however
-they were made. Queries and keys are read where the layers' own projections give them, behind
-whatever changes them; attention itself is left to ComfyUI and to other packs.
+It runs after the sampler, not within it: it adds the noise of some steps to the finished latents
+again and runs the model on them with the prompt. So the sampler runs exactly as without a map, a
+cached picture needs no sampling, and any latents can be mapped. Queries and keys are recorded
+behind the layers' projections and norms; ComfyUI, or another pack, computes attention as ever.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def attention_maps(
     Args:
         positive: ComfyUI's CONDITIONING. Prompts for a part of the picture are not looked at.
         latent: ComfyUI's LATENT of the finished pictures.
-        on_step: told of (steps done, in all); may raise to stop.
+        on_step: called with (steps done, steps in all); may raise to stop.
 
     Raises ComfyMismatch when the model has no concepts, or no prompt is for the whole picture.
     """
@@ -150,7 +149,7 @@ def _look_at(
             return latent_image
 
     class Prompt(samplers.CFGGuider):  # type: ignore[misc]
-        """The prompt alone: neither the negative one nor what other packs add to guidance."""
+        """Predicts with the positive prompt alone, without guidance."""
 
         def predict_noise(
             self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
@@ -179,8 +178,8 @@ class AttentionRecorder:
         group: of the layers to look at; "" for all. See `ModelFamily.group`.
 
     Attributes:
-        layers: how many were looked at so far, each pass's again.
-        left_out: how many passes were not, being over a part of the picture.
+        layers: how many layers were recorded so far, counted again in each pass.
+        left_out: how many passes were left out because they are over a part of the picture.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class AttentionRecorder:
         self._words: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # A prompt for an area comes with that part of the latents alone; where it is, is not said.
+        # A prompt for an area comes with that part of the latents, without its place.
         if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
             self.left_out += 1
             return executor(x, *args, **kwargs)
@@ -221,7 +220,7 @@ def recorded(
     where: CrossAttention,
     see: Callable[[Tensor, Tensor, Tensor, int], None],
 ) -> Iterator[None]:
-    """Within this context `see` is told of each layer's attention; afterwards all is as before.
+    """Within this context `see` is called for each layer's attention; afterwards all is as before.
 
     Args:
         modules: the cross-attention modules.
@@ -240,7 +239,7 @@ def recorded(
 
 
 class _SeenLayer:
-    """What comes by in one layer, in whatever order it asks its projections."""
+    """Gathers queries, keys and context of one layer, in whatever order it computes them."""
 
     def __init__(self, heads: int, fused: bool, see: Callable[..., None]) -> None:
         self._heads = heads
@@ -276,7 +275,7 @@ class _SeenLayer:
 
 
 def _follow(swap: ForwardSwap, module: Any, see: Callable[[Tensor, Tensor], None]) -> None:
-    """Tell `see` what a module takes and gives, whoever calls it."""
+    """Call `see` with the input and output of every call of a module."""
     swap.put(module, forward=partial(_seen, module.forward, see))
 
 

@@ -56,7 +56,7 @@ class ComfyBackbone:
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
 
     def resume(self) -> None:
-        """Both on the device, all else off it, and weights that autograd can work with.
+        """Load both onto the device, unload all other models, make the weights fit for autograd.
 
         Raises TrainingError when the weights do not fit into the device's memory.
         """
@@ -89,12 +89,12 @@ class ComfyBackbone:
         self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
 
     def release(self) -> None:
-        """Both with their own weights again."""
+        """Give both their own weights back."""
         self._ready.close()
 
     @contextmanager
     def paused(self) -> Iterator[tuple[Model, Clip]]:
-        """The MODEL and the CLIP for ComfyUI's own use meanwhile, such as sampling a picture."""
+        """Gives the MODEL and the CLIP with their own weights, for example to sample a picture."""
         self.release()
         try:
             with torch.inference_mode():
@@ -251,8 +251,8 @@ def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _guarded(saved: Tensor) -> Tensor:
-    # ComfyUI's text encoder adds in place to what autograd has saved. A copy survives that; what
-    # does not depend on the placeholder, weights cast to another dtype among it, needs none.
+    # ComfyUI's text encoder adds in place to tensors that autograd has saved, so autograd gets a
+    # copy. Tensors that do not depend on the placeholder, such as cast weights, need none.
     return saved.clone() if saved.requires_grad else saved
 
 

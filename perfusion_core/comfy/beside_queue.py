@@ -1,14 +1,13 @@
 """A text encoder that may run while ComfyUI runs something else.
 
-Two threads cannot use one encoder: ComfyUI keeps what is to be read of it (the layer, the device)
-on its modules, and moves its weights between devices whenever something is to run. So a question of
-the page goes through modules of its own, made for that one question, on the very weights: nothing
-is copied, but for weights that a LoRA changes and those that lie on another device. They are read
-only, from where they lie, and ComfyUI is asked to move nothing.
+Two threads cannot share one encoder: ComfyUI stores options of a run (layer, device) on its modules
+and moves its weights between devices. So each question of the page gets modules of its own, which
+share the encoder's weights. Only weights that a LoRA changes, and weights on another device, are
+copied. Weights are only read, and ComfyUI is not asked to move any.
 
-What ComfyUI does to the weights meanwhile (it patches some in place) can make the answer wrong, and
-nothing else. So the answer is thrown away when anything has run meanwhile, and given up, within the
-encoder, as soon as anything waits to run. ComfyUI never waits for it.
+ComfyUI may change the weights meanwhile (it patches some in place), and the answer would be wrong.
+So an answer is dropped when a graph has run meanwhile, and the encoder stops at its next layer when
+a graph waits. ComfyUI never waits for the page.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""NaN and infinity in a run: looked for once a run, and said when it is a concept that makes them.
+"""Looks for NaN and infinity once, after a run, and names the concept whose edit made them.
 
-A black picture has many causes. So nothing is said unless the edit itself turns finite text into
-numbers that are none, in a layer that gives finite ones without it.
+A black picture has many causes. A concept is blamed only if a layer gives finite numbers for the
+text as it comes, and NaN or infinity for the text that the concept's edit made of it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SeenPass:
 
 
 class NumberCheck:
-    """Looks at what a sampler gives, once a run: a wrapper around ComfyUI's samplers."""
+    """Checks the samples after each run: a wrapper around ComfyUI's samplers."""
 
     def __init__(self, patch: StackPatch) -> None:
         self._patch = patch

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: a block of a network keeps what went in, and runs again for backward.
+"""Gradient checkpointing: a block keeps its inputs alone, and runs again for backward.
 
-Like the edit's hooks, the blocks' stand-in forwards are there for one forward pass alone; what runs
-again is the forward that was there before, with the edit's hooks put in for it once more.
+The blocks' forwards are replaced for one forward pass, like those of the projections. For backward
+the block's original forward runs again, with the edit's hooks on its layers.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def checkpointed(
         network: a diffusion model.
         family: its family, which knows its blocks.
         layers: paths of the layers that the edit is on.
-        prepare: called with the context of every block before it runs. What blocks share is made
-            there, once, and not again with each.
+        prepare: called with the context of every block before it runs. It makes what the blocks
+            share once, so that backward does not make it again for each block.
         again: see `Again`.
 
     Raises ComfyMismatch when the network has none of the family's blocks.
@@ -93,9 +93,9 @@ def _checkpointing(
         context = context_of(args, kwargs) if layers else None
         if context is not None:
             prepare(context)
-        # ComfyUI goes on writing into its options (which block it is at): what runs again is
-        # given them as they were. The rest of `kwargs` stays the very objects, by which the edit
-        # knows its contexts.
+        # ComfyUI writes into its options which block it is at, so the second run gets a copy of
+        # them as they were. Everything else in `kwargs` stays the same object, because the edit
+        # knows contexts by identity.
         given = [kwargs, {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}]
 
         def run(*tensors: Any) -> Any:

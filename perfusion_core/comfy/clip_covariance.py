@@ -43,7 +43,7 @@ def covariance_of(
 
     Args:
         captions: what to estimate it from; None for the family's built-in captions.
-        on_captions: told of (captions done, in all); may raise to stop.
+        on_captions: called with (captions done, captions in all); may raise to stop.
     """
     from comfy import model_management
 
@@ -65,7 +65,7 @@ def covariance_of(
 
 
 def encoder_fingerprint(clip: Clip) -> str:
-    """Tells text encoders apart: by a sample of every weight, the layer that is read, and LoRAs."""
+    """Hash of samples of all weights, the layer that is read, and the LoRAs of a CLIP."""
     digest = hashlib.sha256()
     for name, weight in clip.cond_stage_model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

@@ -1,4 +1,4 @@
-"""What concepts answer to in a prompt: every token's similarity and gate."""
+"""Similarity and gate of every token of a prompt, for each concept."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def _patches_of(clip: Clip) -> Any:
 
 
 def _blocks(clip: Clip, text: str) -> Iterator[Clip]:
-    """Stand-ins for ComfyUI's CLIP to which a prompt is some of its chunks.
+    """Stand-ins for ComfyUI's CLIP, each of which encodes `AT_ONCE` chunks of the prompt.
 
-    So a prompt of thousands of words takes no more memory than one of some hundred: chunks know
-    nothing of each other.
+    Chunks do not depend on each other, so a prompt of thousands of words needs no more memory than
+    one of some hundred.
     """
     tokens = clip.tokenize(text)
     chunks = len(next(iter(tokens.values())))

@@ -1,4 +1,4 @@
-"""Sliders that a page moves while the sampler runs: which run they belong to, and what it used."""
+"""Live sliders: the page moves them while the sampler runs, and the run's pictures record them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Run(NamedTuple):
     node_id: str
 
 
-# Held by the model that is being sampled, so a run that is over leaves nothing here.
+# The model that is being sampled holds the sliders, so nothing stays here after a run.
 _runs: weakref.WeakValueDictionary[Run, LiveSliders] = weakref.WeakValueDictionary()
 _lock = Lock()
 
@@ -78,7 +78,7 @@ def write_back(
     widgets: Sequence[str],
     values: Mapping[str, Any],
 ) -> None:
-    """Put the values that a node really used into what ComfyUI saves with the pictures of a run.
+    """Write the values that a node used into the graph that ComfyUI saves with the run's pictures.
 
     ComfyUI hands the graph, in both its forms, to every node that asks for it (hidden inputs), the
     same objects to all; what saves a picture comes after the sampler and writes them down.

@@ -51,8 +51,8 @@ class Plan:
 
 
 class Progress(Protocol):
-    """Who is told how a training goes. Whatever it raises, but for a Cancel, is told and passed
-    over."""
+    """Is called as a training goes on. An error that it raises is noted and does not end the
+    training; a Cancel does."""
 
     def step(self, done: int, total: int, loss: float) -> None:
         """A step is done."""

@@ -1,8 +1,8 @@
 """One training from pictures to a concept, on ComfyUI's models: for the node and for who has none.
 
 The session owns the loop. Between two steps, and never within one, it saves copies, paints
-validation pictures and looks for a Cancel. What fails there is told and does not end the training;
-what was learned survives whatever ends it.
+validation pictures and looks for a Cancel. A failure there is noted and does not end the training.
+When a step fails, the session saves what was learned before it.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class _Session:
 
     @contextmanager
     def _beside(self, what: str, blinds: bool = False) -> Iterator[None]:
-        """What is done beside training: when it fails, that is told, and training goes on.
+        """Runs something beside training: a failure is noted, and training goes on.
 
         Args:
             what: has happened then, for people.

@@ -1,4 +1,7 @@
-"""What a text-to-image model must offer to be trained on; `comfy.backbone` implements it."""
+"""What a text-to-image model must offer to be trained on.
+
+`comfy.backbone` implements it for ComfyUI's models, the tests for a toy.
+"""
 
 from __future__ import annotations
 

@@ -196,8 +196,8 @@ class GatedEdit:
     ) -> Tensor:
         """`edited`, but where `context` holds one of `prompts`, that prompt's superclass encoding.
 
-        Comparing instead of asking ComfyUI which row is which keeps this right for whatever has
-        repeated, reordered or mixed the rows before, and costs no wait for the device.
+        Rows are compared, because other nodes may have repeated, reordered or mixed them. It needs
+        no wait for the device.
         """
         if self._local is None:
             return edited

@@ -1,9 +1,8 @@
 """Training a concept: the loop, which knows no ComfyUI.
 
-What a model must offer is the protocol `Backbone`; `comfy.backbone` implements it for ComfyUI's
-models, the tests for a toy. What is learned are the placeholder's token embeddings and, per layer,
-the value difference D (arXiv 2305.01644); the model's own weights never change. For comparison,
-keys can be learned as values are (`key_mode`).
+What a model must offer is the protocol `Backbone` of `backbone.py`. Learned are the placeholder's
+token embeddings and, per layer, the value difference D (arXiv 2305.01644); the model's own weights
+never change. For comparison, keys can be learned as values are (`key_mode`).
 """
 
 from __future__ import annotations

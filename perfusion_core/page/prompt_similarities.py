@@ -1,9 +1,9 @@
 """What the plots on the nodes show of a prompt: each token's similarity to each concept.
 
-Whenever a node puts concepts onto a CLIP, that CLIP is remembered, weakly: ComfyUI decides how
-long it lives. So are concepts that come from another node rather than from a file. A page may then
-ask about any prompt, and the text encoder runs for it while ComfyUI has nothing to run. ComfyUI
-waits for none of it: see `gates_while_idle`.
+A node that puts concepts onto a CLIP has the CLIP remembered, by a weak reference: ComfyUI decides
+how long it lives. Concepts that come from no file are remembered in the same way. The page may then
+ask about any prompt; the text encoder runs for it while ComfyUI has nothing to run, and ComfyUI
+never waits for it: see `gates_while_idle`.
 """
 
 from __future__ import annotations
