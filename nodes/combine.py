@@ -45,8 +45,8 @@ class PerfusionCombineConcepts(io.ComfyNode):
     @classmethod
     def execute(cls, stack: ConceptStack = (), **concepts: ConceptEntry | None) -> io.NodeOutput:
         names = [f"concept_{n}" for n in range(1, CONCEPTS + 1)]
-        given = [entry for name in names if (entry := concepts.get(name)) is not None]
-        combined = extend_stack(tuple(stack or ()), given)
+        entries = [entry for name in names if (entry := concepts.get(name)) is not None]
+        combined = extend_stack(tuple(stack or ()), entries)
         if not combined:
             raise ComfyMismatch(
                 "There is nothing to combine: connect at least one concept of a Perfusion Concept "

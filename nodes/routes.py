@@ -208,8 +208,8 @@ async def _similarities(request: web.Request) -> web.Response:
         return _not_now("no_concept", "Run the graph once: a concept is made in it, in no file.")
     except (ComfyMismatch, ConceptError) as error:
         return _not_now("mismatch", str(error))
-    said = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
-    return _answer({"status": "ok", **said, **asdict(found)})
+    asked_for = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
+    return _answer({"status": "ok", **asked_for, **asdict(found)})
 
 
 def _asked(one: Any) -> Callable[[], Concept]:

@@ -282,6 +282,6 @@ def _follow(swap: ForwardSwap, module: Any, see: Callable[[Tensor, Tensor], None
 def _seen(
     original: Any, see: Callable[[Tensor, Tensor], None], came: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    given = original(came, *args, **kwargs)
-    see(came, given)
-    return given
+    output = original(came, *args, **kwargs)
+    see(came, output)
+    return output

@@ -96,10 +96,11 @@ def _checkpointing(
         # ComfyUI writes into its options which block it is at, so the second run gets a copy of
         # them as they were. Everything else in `kwargs` stays the same object, because the edit
         # knows contexts by identity.
-        given = [kwargs, {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}]
+        copied = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
+        first_run = iter((kwargs,))
 
         def run(*tensors: Any) -> Any:
-            return original(*tensors, **given.pop(0) if len(given) > 1 else given[0])
+            return original(*tensors, **next(first_run, copied))
 
         return checkpoint(
             run,

@@ -46,15 +46,15 @@ def name_concepts(request: dict[str, Any]) -> dict[str, Any]:
     """
     graph = request.get("prompt") or {}
     late = [key for key, node in graph.items() if _known_late(node)]
-    told = _loaded(graph)
+    listed = _loaded(graph)
     for key in late:
-        _add(told, _applied.get(_origin(graph, key)) or [])
-    if told or late:
+        _add(listed, _applied.get(_origin(graph, key)) or [])
+    if listed or late:
         extra = request["extra_data"] = {**(request.get("extra_data") or {})}
         # There in any case: a node that runs adds to it.
         extra["extra_pnginfo"] = {**(extra.get("extra_pnginfo") or {})}
-        if told:
-            extra["extra_pnginfo"][ENTRY] = told
+        if listed:
+            extra["extra_pnginfo"][ENTRY] = listed
     return request
 
 
@@ -84,10 +84,10 @@ def note_applied(
         _applied.put(_origin(graph, node), made)
 
 
-def _add(told: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:
-    """Those of `more` that are not told yet: a concept of a loader may be applied further on."""
-    known = {(fold(one["placeholder"]), one["hash"]) for one in told}
-    told += [one for one in more if (fold(one["placeholder"]), one["hash"]) not in known]
+def _add(listed: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:
+    """Those of `more` that are not listed yet: a concept of a loader may be applied further on."""
+    known = {(fold(one["placeholder"]), one["hash"]) for one in listed}
+    listed += [one for one in more if (fold(one["placeholder"]), one["hash"]) not in known]
 
 
 def _loaded(graph: _Graph) -> list[dict[str, str]]:

@@ -66,18 +66,18 @@ def read_pictures(
             "There is no training picture: connect images to train from (4 to 6 are good)."
         )
     _check_numbers("training picture", pixels)
-    given = [mask for batch in masks if batch is not None for mask in _flat(batch)]
-    _check_numbers("mask", given)
-    if len(given) == 1:
-        given *= len(pixels)
-    if given and len(given) != len(pixels):
+    all_masks = [mask for batch in masks if batch is not None for mask in _flat(batch)]
+    _check_numbers("mask", all_masks)
+    if len(all_masks) == 1:
+        all_masks *= len(pixels)
+    if all_masks and len(all_masks) != len(pixels):
         raise TrainingError(
-            f"There are {len(given)} masks for {len(pixels)} pictures: give one mask for each "
+            f"There are {len(all_masks)} masks for {len(pixels)} pictures: give one mask for each "
             "picture, or a single one for all."
         )
     lines = _captions(captions, placeholder, len(pixels))
     return [
-        Picture(p, _resized(given[n], p.shape[1:]) if given else None, line)
+        Picture(p, _resized(all_masks[n], p.shape[1:]) if all_masks else None, line)
         for n, (p, line) in enumerate(zip(pixels, lines, strict=True))
     ]
 

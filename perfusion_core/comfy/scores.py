@@ -70,7 +70,7 @@ class ClipScorer:
     def _embedded(self, pictures: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit vectors of pictures [H, W, 3] and of their texts."""
         pixels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]
-        images, said = [], []
+        images, captions = [], []
         for first in range(0, len(pixels), AT_ONCE):
             inputs = self._processor(
                 text=list(texts[first : first + AT_ONCE]),
@@ -82,8 +82,8 @@ class ClipScorer:
             with torch.no_grad():
                 outputs = self._model(**inputs)
             images.append(outputs.image_embeds.float())
-            said.append(outputs.text_embeds.float())
-        return torch.cat(images), torch.cat(said)
+            captions.append(outputs.text_embeds.float())
+        return torch.cat(images), torch.cat(captions)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -76,10 +76,10 @@ class PromptCarrier:
                 resolved = self._resolve(cond, positive=number == 0 and len(conds) > 1)
                 found.update((id(prompt), prompt) for prompt in resolved.prompts)
                 problems.append(resolved.problem)
-        said = {*problems} - {""}
-        if not found and _CHANGED not in said:
-            said = {_UNKNOWN}
-        for problem in said:
+        warnings = {*problems} - {""}
+        if not found and _CHANGED not in warnings:
+            warnings = {_UNKNOWN}
+        for problem in warnings:
             self._say(problem)
         inner = {**options.get("transformer_options", {}), LOCKED_PROMPTS: tuple(found.values())}
         return executor(model, conds, x, timestep, {**options, "transformer_options": inner})

@@ -153,10 +153,10 @@ class _Session:
         self._blind = False  # no further picture is painted, because one failed
         self._cancelled = False
 
-    def note(self, told: str) -> None:
+    def note(self, text: str) -> None:
         """Something to tell with what was learned."""
-        self.notes.append(told)
-        logger.warning("Perfusion: %s", told)
+        self.notes.append(text)
+        logger.warning("Perfusion: %s", text)
 
     def run(
         self,

@@ -149,10 +149,10 @@ class AttentionMaps:
         for n in range(len(self.shares)):
             for j, name in enumerate(self.names):
                 share = self.shares[n, j]
-                told = [f"{v:.4f}" for v in (share.min(), share.mean(), share.max())]
+                figures = [f"{v:.4f}" for v in (share.min(), share.mean(), share.max())]
                 if not self.present[n, j]:
-                    told = ["-"] * 3
-                lines.append("\t".join([str(n + 1), name, *told]))
+                    figures = ["-"] * 3
+                lines.append("\t".join([str(n + 1), name, *figures]))
         return "\n".join(lines)
 
     def masks(self, height: int, width: int) -> Tensor:

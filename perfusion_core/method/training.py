@@ -105,9 +105,9 @@ class Training:
             )
 
 
-def train(backbone: Backbone, groups: Sequence[PictureGroup], **given: Any) -> Training:
+def train(backbone: Backbone, groups: Sequence[PictureGroup], **options: Any) -> Training:
     """A `Training` of these, after all its steps."""
-    training = Training(backbone, groups, **given)
+    training = Training(backbone, groups, **options)
     for _ in training:
         pass
     return training
