@@ -1,4 +1,4 @@
-"""One concept and how it is applied, and several of them: what runs between our nodes."""
+"""What runs through the connections between our nodes: a concept with its settings, or several."""
 
 from __future__ import annotations
 

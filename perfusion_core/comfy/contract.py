@@ -2,7 +2,8 @@
 
 Read from ComfyUI's sources, never imported: so it can be asked of any ComfyUI, and tells what is
 gone before anything runs. A test looks for all of it in the ComfyUI at hand, and for what the
-pack imports without its being written down here.
+pack imports without its being written down here. `protocols.py` has ComfyUI's objects as types,
+and is compared with this.
 """
 
 from __future__ import annotations

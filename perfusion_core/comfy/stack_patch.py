@@ -24,10 +24,10 @@ from .protocols import BaseModel, Executor, ModelSampling
 
 
 class StackTensors:
-    """What a stack needs of its concepts, whatever their settings; never changed, so shared.
+    """The tensors of a stack's concepts, which do not depend on their settings.
 
-    Shared by passes in several threads as well: with several GPUs ComfyUI runs one each, on a copy
-    of the model each.
+    They never change, so clones of a model share them, and so do threads: with several GPUs ComfyUI
+    runs passes at the same time, each on a copy of the model.
     """
 
     def __init__(self, concepts: tuple[Concept, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What can be wrong with a MODEL, a CLIP, latents and captions to train on, told first."""
+"""Checks of MODEL, CLIP, latents and captions before a training; each says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The J x J algebra of several concepts: what the Gram matrix G of their directions makes of b."""
+"""The J x J algebra of several concepts: from their Gram matrix G to the coordinates of a text.
+
+G_jk = u_j . i_k for target inputs i and u = C^-1 i; b_j = u_j . e. See `edit.py` for the rest.
+"""
 
 from __future__ import annotations
 
