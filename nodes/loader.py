@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from comfy_execution.utils import get_executing_context
 
 from ..perfusion_core.comfy.concept_entry import ConceptEntry
 from ..perfusion_core.comfy.concept_folder import (
@@ -15,6 +14,7 @@ from ..perfusion_core.comfy.concept_folder import (
     file_fingerprint,
     folder_fingerprint,
 )
+from ..perfusion_core.comfy.live import running_node
 from ..perfusion_core.comfy.metadata import note_applied
 from ..perfusion_core.comfy.prompts import add_concepts
 from ..perfusion_core.comfy.protocols import Clip, Model
@@ -124,10 +124,10 @@ class PerfusionConceptLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         remember_encoder(clip)
         concept = renamed(load_concept(concept_path(file)), placeholder)
-        context = get_executing_context()
-        if context is not None:
+        run = running_node()
+        if run is not None:
             graph, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
-            note_applied([concept], context.node_id, graph, extra, file)
+            note_applied([concept], run.node_id, graph, extra, file)
         lock = KeyLock(key_lock)
         entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength, key_lock=lock))
         return io.NodeOutput(
