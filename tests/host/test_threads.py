@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.sd import CLIP
 from tiny_models import patched_modules, sample, tiny_model
 
-from perfusion_core.comfy import stack as stack_module
+from perfusion_core.comfy import stack_patch
 from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of, network_layers
 from perfusion_core.comfy.prompts import add_concepts
@@ -41,7 +41,7 @@ def _threads_take_turns_often() -> Iterator[None]:
 def test_every_copy_of_a_model_gets_its_own_layers(
     model: Model, teddy: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors = stack_module.StackTensors((teddy,))
+    tensors = stack_patch.StackTensors((teddy,))
     copies = [tiny_model().model for _ in range(GPUS)]
     both = Barrier(GPUS)
     asked: list[Any] = []
@@ -50,7 +50,7 @@ def test_every_copy_of_a_model_gets_its_own_layers(
         asked.append(network)
         return network_layers(network, family)
 
-    monkeypatch.setattr(stack_module, "network_layers", slowly)
+    monkeypatch.setattr(stack_patch, "network_layers", slowly)
 
     def passes(base: Any) -> bool:
         own = {id(part) for part in base.diffusion_model.modules()}
@@ -66,7 +66,7 @@ def test_every_copy_of_a_model_gets_its_own_layers(
 
 
 def test_layers_are_forgotten_with_their_network(model: Model, teddy: Concept) -> None:
-    tensors = stack_module.StackTensors((teddy,))
+    tensors = stack_patch.StackTensors((teddy,))
     copy = tiny_model().model
     tensors.layers_of(model.model)
     tensors.layers_of(copy)
@@ -110,7 +110,7 @@ def test_sliders_that_move_hold_in_every_thread_of_a_step(model: Model, teddy: C
     copies = [tiny_model().model for _ in range(GPUS)]
     both = Barrier(GPUS)
     shared = carry()
-    (patch,) = shared.get_wrappers(WrappersMP.APPLY_MODEL, stack_module.KEY)
+    (patch,) = shared.get_wrappers(WrappersMP.APPLY_MODEL, stack_patch.KEY)
     patch._by_strengths = SlowToForget()
 
     def passes(base: Any) -> list[torch.Tensor]:
