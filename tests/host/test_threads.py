@@ -19,7 +19,7 @@ from perfusion_core.comfy import stack_patch
 from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of, network_layers
 from perfusion_core.comfy.prompts import add_concepts
-from perfusion_core.comfy.stack import apply_stack
+from perfusion_core.comfy.stack import KEY, apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings
 from perfusion_core.method.slider_schedule import RecordedSliders, Sliders
@@ -110,7 +110,7 @@ def test_sliders_that_move_hold_in_every_thread_of_a_step(model: Model, teddy: C
     copies = [tiny_model().model for _ in range(GPUS)]
     both = Barrier(GPUS)
     shared = carry()
-    (patch,) = shared.get_wrappers(WrappersMP.APPLY_MODEL, stack_patch.KEY)
+    (patch,) = shared.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
     patch._by_strengths = SlowToForget()
 
     def passes(base: Any) -> list[torch.Tensor]:
