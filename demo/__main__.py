@@ -30,8 +30,8 @@ from lab.prompts import (
 )
 from lab.world.vocabulary import CONCEPTS, Individual
 from tools.client import ComfyClient
-from tools.host import ready_host
-from tools.server import running_host
+from tools.ready import ready_comfyui
+from tools.server import running_server
 from tools.workflows import Graph, load_api
 
 from .examples import FOLDER as PICTURES
@@ -115,7 +115,7 @@ class Demo:
         self.rows.append(Row(title, pictures[::SAMPLES], captions))
 
     def use(self, concept: Individual) -> dict:
-        """Load a concept and sample it in new company."""
+        """Load a concept and sample it beside things that no training picture has."""
         asked = concept_prompts(placeholder(concept), concept.object)
         graph = load_api("use_concept")
         node_of(graph, "PerfusionConceptLoader")["file"] = f"{concept.name}.safetensors"
@@ -185,10 +185,10 @@ def main() -> None:
     with ThreadPoolExecutor(1) as side:
         judge = side.submit(load_judge)  # loads torch while the server starts
         clear(OUTPUT)
-        with running_host(ready_host()) as host:
-            demo = Demo(host.client, host.models, judge.result())
+        with running_server(ready_comfyui()) as server:
+            demo = Demo(server.client, server.models, judge.result())
             demo.seconds["start"] = round(time.monotonic() - begun, 1)
-            report = {"host": host.client.version(), "concepts": []}
+            report = {"comfyui": server.client.version(), "concepts": []}
             for concept in LEARNED:
                 print(f"training {placeholder(concept)} ...", flush=True)
                 report["concepts"].append(demo.train(concept))

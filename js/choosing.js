@@ -11,9 +11,9 @@ import { openChooser } from "./lib/chooser.js";
 import { LOADER, checkpointOf, choosePrompt, familySource, promptsFor } from "./lib/graph.js";
 import { familyTitle, t } from "./lib/language.js";
 import { make } from "./lib/make.js";
-import { addPart } from "./lib/part.js";
+import { addElement } from "./lib/dom_widget.js";
 import { fill, picture } from "./lib/picture.js";
-import { isConnected, placesOf, promptId, valueOf, widgetOf } from "./lib/places.js";
+import { isConnected, placesOf, promptId, valueOf, widgetOf } from "./lib/node_paths.js";
 import { mentions, withoutComments } from "./lib/placeholder.js";
 import { server } from "./lib/shared.js";
 import { insertWord, readableSize } from "./lib/text.js";
@@ -66,7 +66,7 @@ class ConceptCard {
         this.warning,
       ]),
     ]);
-    addPart(this.node, "card", this.root, { least: () => HEIGHT });
+    addElement(this.node, "card", this.root, { least: () => HEIGHT });
   }
 
   /** Where the node is; the first of its places, where its subgraph is used several times. */

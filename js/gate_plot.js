@@ -5,7 +5,7 @@
 // On the node as `node.perfusionPlot` (a GatePlot), for who scripts the page; its element is
 // `[data-perfusion="gate-plot"]`, whose data attributes say what it shows.
 
-// First, so that its part of the loader is above the plot.
+// First, so that its card on the loader is above the plot.
 import "./choosing.js";
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -13,9 +13,9 @@ import { after, debounced } from "./lib/callbacks.js";
 import { describe, layOut, nearest, step } from "./lib/chart.js";
 import { LOADER, TUNE, choosePrompt, conceptsBeside, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
 import { t, whyNotNow } from "./lib/language.js";
-import { coloursOn, isDark, paint } from "./lib/paint.js";
-import { addPart, fit } from "./lib/part.js";
-import { isConnected, placesOf, promptId, widgetOf } from "./lib/places.js";
+import { coloursOn, drawChart, isDark } from "./lib/chart_drawing.js";
+import { addElement, fitNode } from "./lib/dom_widget.js";
+import { isConnected, placesOf, promptId, widgetOf } from "./lib/node_paths.js";
 import { server } from "./lib/shared.js";
 import { noteOnRelease } from "./lib/widgets.js";
 
@@ -106,7 +106,7 @@ class GatePlot {
     this.sized = new ResizeObserver(() => this.redraw());
     this.sized.observe(this.canvas);
 
-    addPart(this.node, "gate-plot", root, {
+    addElement(this.node, "gate-plot", root, {
       least: () => (this.open ? OPEN_HEIGHT : CLOSED_HEIGHT),
       most: () => (this.open ? 4 * OPEN_HEIGHT : CLOSED_HEIGHT),
     });
@@ -130,7 +130,7 @@ class GatePlot {
     this.node.properties ??= {};
     this.node.properties.perfusionPlot = this.open ? "closed" : "open";
     this.showOpen();
-    fit(this.node, true);
+    fitNode(this.node, true);
     this.refresh();
   }
 
@@ -272,7 +272,7 @@ class GatePlot {
     const colours = coloursOn(isDark(style.backgroundColor));
     const context = this.sharp(width, height);
     context.clearRect(0, 0, width, height);
-    paint(context, this.chart, {
+    drawChart(context, this.chart, {
       colours,
       ink: style.color,
       faint: style.color,
@@ -436,7 +436,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== LOADER && node.comfyClass !== TUNE) return;
     node.perfusionPlot = new GatePlot(node);
-    fit(node, false);
+    fitNode(node, false);
     // A loader's slider is in the plot of a Tune below it as well.
     for (const name of SLIDERS) {
       after(widgetOf(node, name), "callback", () => {

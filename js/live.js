@@ -7,8 +7,8 @@ import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
 import { TUNE, slidersOf } from "./lib/graph.js";
 import { t } from "./lib/language.js";
-import { Newest, Run } from "./lib/moves.js";
-import { isConnected, placeAt, placesOf, promptId, rootOf, widgetOf } from "./lib/places.js";
+import { Newest, Run } from "./lib/live_sliders.js";
+import { isConnected, placeAt, placesOf, promptId, rootOf, widgetOf } from "./lib/node_paths.js";
 import { server } from "./lib/shared.js";
 import { setWidget } from "./lib/widgets.js";
 

@@ -19,12 +19,14 @@ from PIL import Image
 from demo import model as small
 from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.clip_covariance import covariance_of
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.pictures import Picture, picture_groups
 from perfusion_core.comfy.prompts import LOCKED_PROMPT, SUPERCLASS_PROMPT, add_concepts
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept import Concept
 from perfusion_core.method.batches import PictureGroup
-from perfusion_core.method.training import Training, TrainingSettings, train
+from perfusion_core.method.training import Training, train
+from perfusion_core.method.training_settings import TrainingSettings
 
 STEPS, CFG = 20, 2.0
 AT_ONCE = 32  # pictures sampled in one batch

@@ -15,7 +15,7 @@ from perfusion_core.comfy.pictures import thumbnail
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept_file import load_concept, save_concept
-from perfusion_core.method.training import TrainingSettings
+from perfusion_core.method.training_settings import TrainingSettings
 
 from .local_comfyui import LocalComfyUI, entry_of
 from .recipe import BATCH, RATES, SEED, STEPS

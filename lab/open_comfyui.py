@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tools.inprocess import open_host
-from tools.locate import find_host, home
+from tools.inprocess import open_modules
+from tools.locate import find_comfyui, home
 
 
 def open_comfyui() -> None:
@@ -15,4 +15,6 @@ def open_comfyui() -> None:
 
     device = () if torch.cuda.is_available() else ("--cpu",)
     # ComfyUI's default attention on a CPU is the slow, memory-sparing one.
-    open_host(find_host(), home() / "scripts-base", (*device, "--use-pytorch-cross-attention"))
+    open_modules(
+        find_comfyui(), home() / "scripts-base", (*device, "--use-pytorch-cross-attention")
+    )

@@ -24,7 +24,7 @@ class Prompt:
 
 
 def concept_prompts(placeholder: str, superclass: str) -> list[Prompt]:
-    """Eight prompts for one concept, alone and in company, in first and in second place."""
+    """Eight prompts for one concept, alone and beside things, in first and in second place."""
     templates = (
         ("a photo of a {} on a green background", (), "green"),
         ("a picture of a {} on a red background", (), "red"),
@@ -36,8 +36,8 @@ def concept_prompts(placeholder: str, superclass: str) -> list[Prompt]:
         ("a photo of a {} in a house on a gray background", ("house",), "gray"),
     )
     return [
-        Prompt(text.format(placeholder), frozenset((superclass, *company)), background)
-        for text, company, background in templates
+        Prompt(text.format(placeholder), frozenset((superclass, *companions)), background)
+        for text, companions, background in templates
     ]
 
 

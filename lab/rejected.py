@@ -26,9 +26,9 @@ from perfusion_core.comfy.models import compute_dtype, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts, encode
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
+from perfusion_core.method.backbone import TrainingPrompts
 from perfusion_core.method.edit import GatedEdit, LockedPrompt, PreparedContext
 from perfusion_core.method.settings import ConceptSettings
-from perfusion_core.method.training import Encoded
 
 from .local_comfyui import LocalComfyUI
 from .methods import Method, Pair, recipe
@@ -95,7 +95,7 @@ class SwappedBackbone:
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        encoded: Encoded,
+        encoded: TrainingPrompts,
         edit: GatedEdit,
         *differences: Any,
     ) -> Tensor:

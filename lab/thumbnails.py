@@ -20,9 +20,9 @@ from PIL import Image
 
 from demo.examples import FOLDER
 from tools.client import ComfyClient, Result
-from tools.host import ready_host
 from tools.locate import ROOT
-from tools.server import running_host
+from tools.ready import ready_comfyui
+from tools.server import running_server
 from tools.workflows import UI_GRAPHS, Graph, graph_names, load_api
 
 # Graph -> the node whose pictures are shown.
@@ -98,18 +98,21 @@ def main() -> None:
             f"not a graph of the emoji world: {', '.join(sorted(unknown))}; there are "
             f"{', '.join(shown)}"
         )
-    with tempfile.TemporaryDirectory() as base, running_host(ready_host(), Path(base)) as host:
+    with (
+        tempfile.TemporaryDirectory() as base,
+        running_server(ready_comfyui(), Path(base)) as server,
+    ):
         for path in FOLDER.glob("*/*.png"):
-            host.client.upload_image(path)
+            server.client.upload_image(path)
         for concept, word in CONCEPTS.items():
-            host.client.run(quick_start(concept, word))
+            server.client.run(quick_start(concept, word))
         for name in names:
             graph = load_api(name)
-            result = host.client.run(graph)
+            result = server.client.run(graph)
             wanted = {UI_GRAPHS / f"{name}.jpg": SHOWN[name]}
             wanted |= {DOCS / f"{page}.jpg": kind for page, kind in PAGES.get(name, {}).items()}
             for path, kind in wanted.items():
-                picture = sheet(given(host.client, graph, result, kind))
+                picture = sheet(given(server.client, graph, result, kind))
                 picture.save(path, quality=QUALITY, optimize=True)
                 print(f"wrote {path.relative_to(ROOT)}", flush=True)
 

@@ -58,7 +58,7 @@ class PerfusionExtension(ComfyExtension):
 def _register_routes() -> None:
     # The server is there before its nodes are asked for, and takes up routes after that. Where
     # nodes run without it, nobody has to be answered, and importing it would start half of it.
-    host = sys.modules.get("server")
-    server = getattr(getattr(host, "PromptServer", None), "instance", None)
+    module = sys.modules.get("server")
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
     if server is not None:
         add_routes(server.routes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
 from ..perfusion_core.comfy.metadata import note_applied
-from ..perfusion_core.comfy.prompt_gates import remember_encoder
 from ..perfusion_core.comfy.prompts import add_concepts
-from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, apply_stack
+from ..perfusion_core.comfy.protocols import Clip, Model
+from ..perfusion_core.comfy.stack import apply_stack
+from ..perfusion_core.page.prompt_similarities import remember_encoder
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 
@@ -42,7 +42,7 @@ class PerfusionApplyConcepts(io.ComfyNode):
         return for_page(schema, aliases=["use concept"])
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
+    def execute(cls, model: Model, clip: Clip, stack: ConceptStack | ConceptEntry) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
         concepts = [entry.concept for entry in entries]
         remember_encoder(clip, concepts)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
-from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.models import ComfyMismatch
 from ..perfusion_core.comfy.pictures import in_colour
+from ..perfusion_core.comfy.protocols import Conditioning, Latent, Model
 from ..perfusion_core.method.settings import GROUPS
 from .types import CATEGORY, for_page
 
@@ -102,9 +101,9 @@ class PerfusionAttentionMap(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
-        latent: dict[str, Any],
+        model: Model,
+        positive: Conditioning,
+        latent: Latent,
         image: Tensor,
         steps: int,
         start: float,
@@ -114,12 +113,12 @@ class PerfusionAttentionMap(io.ComfyNode):
         count = len(latent["samples"])
         image = in_colour(image, "pictures")
         if not count or latent["samples"].dim() != 4:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"The latents have the shape {list(latent['samples'].shape)}; expected [pictures, "
                 "channels, height, width] with at least one picture: connect those of a sampler."
             )
         if len(image) != count:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"There are {count} latents and {len(image)} pictures: connect the latents and the "
                 "pictures that were decoded from them."
             )

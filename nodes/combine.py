@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..perfusion_core.comfy.models import HostMismatch
-from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack, extend_stack
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
+from ..perfusion_core.comfy.models import ComfyMismatch
+from ..perfusion_core.comfy.stack import extend_stack
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 CONCEPTS = 8
@@ -44,10 +45,10 @@ class PerfusionCombineConcepts(io.ComfyNode):
     @classmethod
     def execute(cls, stack: ConceptStack = (), **concepts: ConceptEntry | None) -> io.NodeOutput:
         names = [f"concept_{n}" for n in range(1, CONCEPTS + 1)]
-        given = [entry for name in names if (entry := concepts.get(name)) is not None]
-        combined = extend_stack(tuple(stack or ()), given)
+        entries = [entry for name in names if (entry := concepts.get(name)) is not None]
+        combined = extend_stack(tuple(stack or ()), entries)
         if not combined:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 "There is nothing to combine: connect at least one concept of a Perfusion Concept "
                 "Loader or of Perfusion Train Concept."
             )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
 from ..perfusion_core.comfy.clip_covariance import covariance_of
+from ..perfusion_core.comfy.protocols import Clip
 from .lists import the_one
 from .types import CATEGORY, CovarianceType, for_page
 
@@ -46,7 +46,7 @@ class PerfusionCovariance(io.ComfyNode):
         return for_page(schema, aliases=["second moment", "caption statistics"])
 
     @classmethod
-    def execute(cls, clip: Sequence[Any], captions: Sequence[str] = ()) -> io.NodeOutput:
+    def execute(cls, clip: Sequence[Clip], captions: Sequence[str] = ()) -> io.NodeOutput:
         found = (line.strip() for text in captions for line in text.splitlines())
         lines = [line for line in found if line]
         bar = ProgressBar(1)

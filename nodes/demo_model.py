@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..demo.examples import names, pictures
+from ..perfusion_core.families.emoji import EMOJI
 from .types import CATEGORY, for_page
 
 CONCEPT = "berry"
@@ -41,11 +42,14 @@ class PerfusionDemoModel(io.ComfyNode):
                 ),
             ],
         )
+        # For the page, which can look up the families of checkpoint files alone.
+        family = {"family": EMOJI.id, "title": EMOJI.title}
+        schema.inputs[0].extra_dict["perfusion_family"] = family
         return for_page(schema, aliases=["example model", "try without a download", "emoji"])
 
     @classmethod
     def execute(cls, pictures_of: str = CONCEPT) -> io.NodeOutput:
-        # Not at import: the demo needs the host's model classes, and most users never run it.
+        # Not at import: the demo needs ComfyUI's model classes, and most users never run it.
         from ..demo.model import load
 
         return io.NodeOutput(*load(), pictures(pictures_of))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.comfy.stack import ConceptEntry
+from ..perfusion_core.comfy.concept_entry import ConceptEntry
 from ..perfusion_core.concept.card import card, describe
 from .types import CATEGORY, ConceptType, for_page
 

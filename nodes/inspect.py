@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.comfy.stack import ConceptEntry, ConceptStack
-from ..perfusion_core.comfy.token_gates import token_gates
+from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
+from ..perfusion_core.comfy.gates_of_prompt import gates_of_prompt
+from ..perfusion_core.comfy.protocols import Clip
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 
@@ -50,8 +49,8 @@ class PerfusionGateInspector(io.ComfyNode):
         return for_page(schema, aliases=["gates", "token similarity", "concept too weak"])
 
     @classmethod
-    def execute(cls, stack: ConceptStack | ConceptEntry, clip: Any, text: str) -> io.NodeOutput:
+    def execute(cls, stack: ConceptStack | ConceptEntry, clip: Clip, text: str) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
-        gates = token_gates(clip, text, entries)
+        gates = gates_of_prompt(clip, text, entries)
         picture = gates.picture()
         return io.NodeOutput(picture, gates.table(), ui=ui.PreviewImage(picture, cls=cls))

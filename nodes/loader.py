@@ -6,21 +6,23 @@ from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from comfy_execution.utils import get_executing_context
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry
 from ..perfusion_core.comfy.concept_folder import (
     concept_names,
     concept_path,
     file_fingerprint,
     folder_fingerprint,
 )
+from ..perfusion_core.comfy.live import running_node
 from ..perfusion_core.comfy.metadata import note_applied
-from ..perfusion_core.comfy.prompt_gates import remember_encoder, renamed
 from ..perfusion_core.comfy.prompts import add_concepts
-from ..perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from ..perfusion_core.comfy.protocols import Clip, Model
+from ..perfusion_core.comfy.stack import apply_stack
 from ..perfusion_core.concept.concept import ConceptError
 from ..perfusion_core.concept.concept_file import load_concept
 from ..perfusion_core.method.settings import ConceptSettings, KeyLock
+from ..perfusion_core.page.prompt_similarities import remember_encoder, renamed
 from .types import CATEGORY, ConceptType, for_page, sliders
 
 
@@ -115,17 +117,17 @@ class PerfusionConceptLoader(io.ComfyNode):
         bias: float,
         temperature: float,
         strength: float,
-        model: Any = None,
-        clip: Any = None,
+        model: Model | None = None,
+        clip: Clip | None = None,
         key_lock: str = KeyLock.LOCAL.value,
         placeholder: str = "",
     ) -> io.NodeOutput:
         remember_encoder(clip)
         concept = renamed(load_concept(concept_path(file)), placeholder)
-        context = get_executing_context()
-        if context is not None:
+        run = running_node()
+        if run is not None:
             graph, extra = cls.hidden.prompt, cls.hidden.extra_pnginfo
-            note_applied([concept], context.node_id, graph, extra, file)
+            note_applied([concept], run.node_id, graph, extra, file)
         lock = KeyLock(key_lock)
         entry = ConceptEntry(concept, ConceptSettings(bias, temperature, strength, key_lock=lock))
         return io.NodeOutput(

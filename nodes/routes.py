@@ -7,12 +7,12 @@
     POST /perfusion/similarities        what concepts answer to in a prompt
     POST /perfusion/live                sliders for a sampler that is running
 
-What goes wrong is {"error": reason} with a status of 400 or above. What keeps the host's plots
+What goes wrong is {"error": reason} with a status of 400 or above. What keeps ComfyUI's plots
 without numbers for a while is no error: {"status": ..., "reason": ...}.
 
-Nothing here writes a file. Names lead only into the host's model folders. Requests that a browser
+Nothing here writes a file. Names lead only into ComfyUI's model folders. Requests that a browser
 sends for a page of another origin are refused, and so is a body that is no JSON, which such a page
-could send unasked; the host's own check covers the loopback address alone.
+could send unasked; ComfyUI's own check covers the loopback address alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ from aiohttp import web
 
 from ..perfusion_core.comfy.beside_queue import Busy
 from ..perfusion_core.comfy.concept_folder import concept_path
-from ..perfusion_core.comfy.concept_index import (
+from ..perfusion_core.comfy.live import move_live
+from ..perfusion_core.comfy.models import ComfyMismatch
+from ..perfusion_core.concept.concept import Concept, ConceptError
+from ..perfusion_core.families import FAMILIES
+from ..perfusion_core.limits import MAX_BODY, MAX_CONCEPTS, MAX_WAITING
+from ..perfusion_core.method.slider_schedule import checked_sliders
+from ..perfusion_core.page.concept_index import (
     Listed,
     checkpoint_family,
     concept_card,
@@ -39,9 +45,8 @@ from ..perfusion_core.comfy.concept_index import (
     concept_of,
     concept_preview,
 )
-from ..perfusion_core.comfy.live import move_live
-from ..perfusion_core.comfy.models import HostMismatch
-from ..perfusion_core.comfy.prompt_gates import (
+from ..perfusion_core.page.origin import is_foreign
+from ..perfusion_core.page.prompt_similarities import (
     EncoderGone,
     NoConcept,
     NoEncoder,
@@ -50,11 +55,6 @@ from ..perfusion_core.comfy.prompt_gates import (
     prompt_similarities,
     renamed,
 )
-from ..perfusion_core.concept.concept import Concept, ConceptError
-from ..perfusion_core.families import FAMILIES
-from ..perfusion_core.limits import MAX_BODY, MAX_CONCEPTS, MAX_WAITING
-from ..perfusion_core.method.slider_schedule import checked_sliders
-from ..perfusion_core.page.origin import is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class _Refused(Exception):
 
 
 def add_routes(routes: web.RouteTableDef) -> None:
-    """Add the pack's routes to the host's, unless they are there."""
+    """Add the pack's routes to ComfyUI's, unless they are there."""
     for route in routes:
         if getattr(route, "path", "") == "/perfusion/concepts":
             _note_copy(route)
@@ -191,10 +191,10 @@ async def _similarities(request: web.Request) -> web.Response:
         return _not_now("busy", "ComfyUI is running a graph; its text encoder is not asked now.")
     except NoEncoder as error:
         if len(copies) > 1:
-            names = " and ".join(Path(copy).name for copy in copies)
+            folders = " and ".join(Path(copy).name for copy in copies)
             return _not_now(
                 "twice",
-                f"Perfusion is installed twice in ComfyUI's custom_nodes, as {names}: delete one "
+                f"Perfusion is installed twice in ComfyUI's custom_nodes, as {folders}: delete one "
                 "of the two folders and restart ComfyUI.",
             )
         if isinstance(error, EncoderGone):
@@ -206,10 +206,10 @@ async def _similarities(request: web.Request) -> web.Response:
         return _not_now("no_encoder", "Run the graph once: the tokens come from its CLIP.")
     except NoConcept:
         return _not_now("no_concept", "Run the graph once: a concept is made in it, in no file.")
-    except (HostMismatch, ConceptError) as error:
+    except (ComfyMismatch, ConceptError) as error:
         return _not_now("mismatch", str(error))
-    said = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
-    return _answer({"status": "ok", **said, **asdict(found)})
+    asked_for = {"text": text, "names": names, "family_title": FAMILIES[found.family].title}
+    return _answer({"status": "ok", **asked_for, **asdict(found)})
 
 
 def _asked(one: Any) -> Callable[[], Concept]:
@@ -241,8 +241,8 @@ async def _live(request: web.Request) -> web.Response:
         )
     try:
         move_live(prompt_id, node_id, checked_sliders(body))
-    except ValueError as error:  # a HostMismatch is one as well
-        if isinstance(error, HostMismatch):
+    except ValueError as error:  # a ComfyMismatch is one as well
+        if isinstance(error, ComfyMismatch):
             return _not_now("over", str(error))
         raise _Refused(400, str(error)) from error
     return _answer({"status": "ok"})

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
+from ..perfusion_core.comfy.concept_entry import ConceptEntry
 from ..perfusion_core.comfy.concept_folder import checked_name, default_name, save_named, saved_name
-from ..perfusion_core.comfy.stack import ConceptEntry
 from .types import CATEGORY, ConceptType, for_page
 
 

@@ -13,7 +13,8 @@ import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..perfusion_core.comfy.models import HostMismatch
+from ..perfusion_core.comfy.models import ComfyMismatch
+from ..perfusion_core.comfy.protocols import Conditioning, Latent, Model, Vae
 from ..perfusion_core.comfy.stack import tune
 from ..perfusion_core.concept.safetensors_file import shortened
 from ..perfusion_core.draw.plots import labelled_grid
@@ -97,11 +98,11 @@ class PerfusionSweep(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        vae: Any,
-        positive: Any,
-        negative: Any,
-        latent_image: dict[str, Any],
+        model: Model,
+        vae: Vae,
+        positive: Conditioning,
+        negative: Conditioning,
+        latent_image: Latent,
         biases: str,
         temperatures: str,
         seed: int,
@@ -113,12 +114,12 @@ class PerfusionSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         columns, rows = numbers("biases", biases), numbers("temperatures", temperatures)
         if len(columns) * len(rows) > MAX_CELLS:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"{len(columns)} biases and {len(rows)} temperatures are "
                 f"{len(columns) * len(rows)} pictures; at most {MAX_CELLS} fit in one grid."
             )
         if not len(latent_image["samples"]):
-            raise HostMismatch(
+            raise ComfyMismatch(
                 "The latents are an empty batch: connect at least one, such as Empty Latent "
                 "Image's."
             )
@@ -165,7 +166,7 @@ class PerfusionSweep(io.ComfyNode):
         return io.NodeOutput(grid, cells, ui=ui.PreviewImage(grid, cls=cls))
 
 
-def _tuned(model: Any, concept: str, bias: float, temperature: float) -> Any:
+def _tuned(model: Model, concept: str, bias: float, temperature: float) -> Model:
     def change(settings: ConceptSettings) -> ConceptSettings:
         return replace(settings, bias=bias, temperature=temperature)
 
@@ -173,9 +174,9 @@ def _tuned(model: Any, concept: str, bias: float, temperature: float) -> Any:
 
 
 def numbers(name: str, text: str) -> list[float]:
-    """Numbers apart by commas. Raises HostMismatch that names what is none."""
+    """Numbers apart by commas. Raises ComfyMismatch that names what is none."""
     if len(text) > MAX_FIELD:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"{name} has {len(text)} letters; at most {MAX_CELLS} pictures fit in one grid."
         )
     found = []
@@ -185,10 +186,10 @@ def numbers(name: str, text: str) -> list[float]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f'"{shortened(part, 60)}" in {name} is not a number; write them as 0.4, 0.6, 0.8.'
             )
         found.append(value)
     if not found:
-        raise HostMismatch(f"There is no number in {name}; write them as 0.4, 0.6, 0.8.")
+        raise ComfyMismatch(f"There is no number in {name}; write them as 0.4, 0.6, 0.8.")
     return found

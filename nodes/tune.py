@@ -9,6 +9,7 @@ from uuid import uuid4
 from comfy_api.latest import io
 
 from ..perfusion_core.comfy.live import Run, begin_live, tell_page, write_back
+from ..perfusion_core.comfy.protocols import Model
 from ..perfusion_core.comfy.stack import layer_paths, tune
 from ..perfusion_core.method.settings import (
     MAX_STRENGTH,
@@ -16,7 +17,12 @@ from ..perfusion_core.method.settings import (
     LayerWeights,
     parse_layer_weights,
 )
-from ..perfusion_core.method.slider_schedule import Course, Moves, Sliders, parse_moves
+from ..perfusion_core.method.slider_schedule import (
+    RecordedSliders,
+    Sliders,
+    SliderSchedule,
+    parse_recorded,
+)
 from .types import CATEGORY, for_page, sliders
 
 LIVE_EVENT = "perfusion.live"
@@ -96,10 +102,10 @@ class PerfusionTune(io.ComfyNode):
                     "moves",
                     default="",
                     optional=True,
-                    tooltip="What the sliders were earlier in the sampling: written by a live run, "
-                    "and done again when live is off, so that its picture can be made again. "
-                    "Each entry: the noise level down to which it held, then bias, temperature "
-                    "and strength. Empty: the sliders stand still.",
+                    tooltip="Recorded slider values of a live run, so that its picture can be made "
+                    "again with live off. Each entry: the noise level down to which the values "
+                    "applied, then bias, temperature and strength. Leave empty for sliders that "
+                    "stand still.",
                 ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -116,14 +122,14 @@ class PerfusionTune(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, live: bool = False, **_: Any) -> Any:
         # What a live run made depends on more than its inputs, so no later run may be given it.
-        # Not NaN, which is usual for this: the host writes it into the graph that pictures carry,
+        # Not NaN, which is usual for this: ComfyUI writes it into the graph that pictures carry,
         # and there it is no JSON.
         return uuid4().hex if live else ""
 
     @classmethod
     def execute(
         cls,
-        model: Any,
+        model: Model,
         bias: float,
         temperature: float,
         strength: float,
@@ -151,18 +157,18 @@ class PerfusionTune(io.ComfyNode):
                 layers=weights,
             )
 
-        given = Sliders(bias, temperature, strength)
-        course: Course | None = None
+        current = Sliders(bias, temperature, strength)
+        schedule: SliderSchedule | None = None
         if live:
-            course = begin_live(given, cls._on_move)
+            schedule = begin_live(current, cls._on_move)
         elif moves.strip():
-            course = parse_moves(moves, given)
-        return io.NodeOutput(tune(model, concept, change, course))
+            schedule = parse_recorded(moves, current)
+        return io.NodeOutput(tune(model, concept, change, schedule))
 
     @classmethod
-    def _on_move(cls, run: Run, moves: Moves) -> None:
-        """Saves with the run's pictures what it used, and tells the page."""
-        used = {**asdict(moves.last), "moves": moves.text()}
+    def _on_move(cls, run: Run, recorded: RecordedSliders) -> None:
+        """Saves the values that were used with the run's pictures, and sends them to the page."""
+        used = {**asdict(recorded.last), "moves": recorded.text()}
         # Live off: the graph of a saved picture makes that picture again.
         widgets = [i.id for i in cls.define_schema().inputs if i.id != "model"]
         values = {**used, "live": False}

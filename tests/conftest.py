@@ -1,4 +1,4 @@
-"""What every tier of tests shares. The tiers: unit (no host), host (a real ComfyUI)."""
+"""What every tier of tests shares. The tiers: unit (no ComfyUI), comfyui (a real one)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house: finds or makes the ComfyUI that the tests and the demo run in, starts it, talks to it.
+"""The development tools: they find or make the ComfyUI of the tests, start it, and talk to it.
 
 Standard library only, because it runs before anything is installed. Nothing of the pack imports it.
 """

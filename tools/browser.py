@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.install import fetch_wheel
-from tools.locate import Host
+from tools.locate import ComfyInstall
 from tools.steps import SetupError, Steps, fingerprint, say
 
 # Chromium's, Chrome's and Edge's names, the one that set-up installs first.
@@ -88,7 +88,7 @@ def _runs(program: Path) -> bool:
         return False
 
 
-def setup_browser(host: Host, steps: Steps) -> Path | None:
+def setup_browser(comfyui: ComfyInstall, steps: Steps) -> Path | None:
     """Make the browser and the newest frontend ready; say in one line if there can be none.
 
     A missing browser is no error here: the tests that need one are skipped (in CI they fail).
@@ -111,7 +111,7 @@ def setup_browser(host: Host, steps: Steps) -> Path | None:
         say(f"no browser for the browser tests: {HOW_TO_GET_ONE}")
         return None
     try:
-        setup_frontend(host, steps)
+        setup_frontend(comfyui, steps)
     except SetupError as error:
         say(str(error))
     return browser
@@ -145,15 +145,15 @@ def _version_of(name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
-def setup_frontend(host: Host, steps: Steps) -> None:
-    """Download PyPI's newest frontend and unpack it; nothing of the host's environment changes.
+def setup_frontend(comfyui: ComfyInstall, steps: Steps) -> None:
+    """Download PyPI's newest frontend and unpack it; nothing of ComfyUI's environment changes.
 
     Where PyPI cannot be asked, the newest one that was unpacked before goes on being used, which
     is said. Raises `SetupError` if there is none.
     """
     try:
-        version, digest = newest_frontend(host.python, steps)
-        _unpack_once(host, steps, version, digest)
+        version, digest = newest_frontend(comfyui.python, steps)
+        _unpack_once(comfyui, steps, version, digest)
     except SetupError as error:
         kept = frontend_folder(steps)
         if kept is None:
@@ -190,11 +190,11 @@ def newest_frontend(python: Path, steps: Steps) -> tuple[str, str]:
         raise SetupError(f"pip did not say which {FRONTEND} is the newest ({error!r})") from error
 
 
-def _unpack_once(host: Host, steps: Steps, version: str, digest: str) -> None:
+def _unpack_once(comfyui: ComfyInstall, steps: Steps, version: str, digest: str) -> None:
     target = steps.home / f"frontend-{version}"
 
     def action() -> None:
-        wheel = fetch_wheel(host.python, steps, f"{FRONTEND}=={version}", digest)
+        wheel = fetch_wheel(comfyui.python, steps, f"{FRONTEND}=={version}", digest)
         unpack_frontend(wheel, target)
         wheel.unlink()
 

@@ -23,11 +23,11 @@ Event = dict[str, Any]
 """One message of the websocket: {"type": ..., "data": {...}}."""
 
 
-class HostError(RuntimeError):
+class ComfyError(RuntimeError):
     """ComfyUI could not be reached, has ended, or refused a request."""
 
 
-class GraphRejected(HostError):
+class GraphRejected(ComfyError):
     """The graph did not pass ComfyUI's validation; nothing was run.
 
     `error` is the graph's error, `node_errors` maps node ids to theirs, both as ComfyUI gave them.
@@ -48,7 +48,7 @@ class GraphRejected(HostError):
         super().__init__("\n".join(lines))
 
 
-class GraphFailed(HostError):
+class GraphFailed(ComfyError):
     """A node raised: `exception_type` is the exception's class, `exception_message` its text."""
 
     def __init__(self, detail: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class GraphFailed(HostError):
         )
 
 
-class GraphInterrupted(HostError):
+class GraphInterrupted(ComfyError):
     """The run was stopped by an interrupt."""
 
 
@@ -129,7 +129,7 @@ class ComfyClient:
 
         `on_event` gets every websocket message of the run ("progress", "executing", ...) while it
         goes on, in this thread; it may call `interrupt`. Raises `GraphRejected`, `GraphFailed`,
-        `GraphInterrupted`, or `HostError` after `timeout` seconds (the run is then interrupted).
+        `GraphInterrupted`, or `ComfyError` after `timeout` seconds (the run is then interrupted).
         """
         if on_event is None:
             return self.wait(self.queue(graph), timeout)
@@ -179,7 +179,7 @@ class ComfyClient:
                 return _result(prompt_id, entry)
             if time.monotonic() > deadline:
                 self.cancel(prompt_id)
-                raise HostError(f"the graph did not end within {timeout:.0f} s")
+                raise ComfyError(f"the graph did not end within {timeout:.0f} s")
             if not following:
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.5)
@@ -191,7 +191,7 @@ class ComfyClient:
                 text = socket.receive(timeout=1.0)
             except ConnectionError as error:
                 self.check_alive()
-                raise HostError(str(error)) from error
+                raise ComfyError(str(error)) from error
             if text is None:
                 return False
             event: Event = json.loads(text)
@@ -276,14 +276,14 @@ class ComfyClient:
             raise _Refused(path, error.code, error.read()) from None
         except OSError as error:
             self.check_alive()
-            raise HostError(f"no answer from {self.url}{path}: {error}") from error
+            raise ComfyError(f"no answer from {self.url}{path}: {error}") from error
 
 
 # The server is on this machine: a proxy that the environment names must not get in between.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class _Refused(HostError):
+class _Refused(ComfyError):
     def __init__(self, path: str, code: int, raw: bytes) -> None:
         self.code = code
         try:
@@ -303,7 +303,7 @@ def _result(prompt_id: str, entry: dict[str, Any]) -> Result:
     if "execution_interrupted" in messages:
         raise GraphInterrupted(f"run {prompt_id} was interrupted")
     if status.get("status_str") != "success":
-        raise HostError(f"run {prompt_id} ended as {status}")
+        raise ComfyError(f"run {prompt_id} ended as {status}")
     begin = messages.get("execution_start", {}).get("timestamp", 0)
     end = messages.get("execution_success", {}).get("timestamp", begin)
     return Result(

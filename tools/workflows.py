@@ -4,14 +4,17 @@
 graphs in the API's format, which the demo and the tests queue, and beside each a text that becomes
 a note on its canvas. One is made from the other, and a test checks that they still are the same.
 
-    python -m tools.workflows        rewrites workflows/ and subgraphs/ from demo/graphs/ (starts
-                                     the host; a newer ComfyUI than 0.3.75 also makes room for
-                                     only those inputs that its page shows)
+    python -m tools.workflows              rewrites workflows/ and subgraphs/ from demo/graphs/
+    python -m tools.workflows NAME ...     rewrites those graphs alone
+
+It starts ComfyUI. The graphs here were laid out by 0.33.0, which makes room for only those inputs
+that its page shows; 0.3.75 makes room for all, and so moves nodes in every graph.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +25,7 @@ API_GRAPHS = ROOT / "demo" / "graphs"
 UI_GRAPHS = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTE_WIDTH, NOTE_GAP = 900, 50
-# What the pack's page puts onto nodes below their fields (js/lib/part.js).
+# What the pack's page puts onto nodes below their fields (js/lib/dom_widget.js).
 PARTS = {"PerfusionConceptLoader": 290, "PerfusionTune": 205}
 
 # What graphs load and nobody has at first. The page offers the download, from the addresses that
@@ -326,20 +329,24 @@ def load_note(name: str) -> str:
     return (API_GRAPHS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     from tools.blueprints import write_blueprints
-    from tools.host import ready_host
-    from tools.server import running_host
+    from tools.ready import ready_comfyui
+    from tools.server import running_server
 
-    with running_host(ready_host()) as host:
-        object_info = host.client.object_info()
-    for path in sorted(API_GRAPHS.glob("*.json")):
-        made = to_ui(load_api(path.stem), object_info, load_note(path.stem))
+    known = sorted(path.stem for path in API_GRAPHS.glob("*.json"))
+    if unknown := set(names) - set(known):
+        sys.exit(f"no graph {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    with running_server(ready_comfyui()) as server:
+        object_info = server.client.object_info()
+    for name in names or known:
+        made = to_ui(load_api(name), object_info, load_note(name))
         text = json.dumps(made, indent=1, ensure_ascii=False)
-        (UI_GRAPHS / path.name).write_text(text + "\n", encoding="utf-8")
-        print(f"wrote workflows/{path.name}")
-    write_blueprints(object_info)
+        (UI_GRAPHS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        print(f"wrote workflows/{name}.json")
+    if not names:
+        write_blueprints(object_info)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,13 +2,13 @@
 
 import { finite } from "./gate.js";
 import { mentions, sameWord, withoutComments } from "./placeholder.js";
-import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valueOf } from "./places.js";
+import { MANY, follow, inputOf, placesIn, promptId, rootOf, runs, sourceOf, valueOf } from "./node_paths.js";
 
 /**
  * @typedef {import("./gate.js").Sliders} Sliders
  *
- * @typedef {import("./places.js").Place} Place
- * @typedef {import("./places.js").End} End
+ * @typedef {import("./node_paths.js").Place} Place
+ * @typedef {import("./node_paths.js").End} End
  *
  * @typedef {object} ConceptInGraph
  * @property {any} node the loader that names its file, or what else it comes from
@@ -266,18 +266,26 @@ export function checkpointOf(place) {
 }
 
 /**
- * Where the family of a checkpoint can be had: a file of the host's, or what is known by itself.
+ * Where the family of a checkpoint can be had: from its file, or from the definition of its node.
  * @param {Place | null} place
  * @returns {{folder: string, name: string} | {family: string, title: string} | null}
  */
 export function familySource(place) {
   if (!place) return null;
-  if (place.node.type === "PerfusionDemoModel") {
-    return { family: "emoji", title: "the emoji world of the demo" };
-  }
+  const family = familyInDefinition(place.node);
+  if (family) return family;
   for (const [field, folder] of [["ckpt_name", "checkpoints"], ["unet_name", "diffusion_models"]]) {
     const name = valueOf(place, field);
     if (typeof name === "string" && name) return { folder, name };
+  }
+  return null;
+}
+
+/** The family that a node always gives, as its definition tells it (nodes/demo_model.py). */
+function familyInDefinition(node) {
+  const { required, optional } = node.constructor?.nodeData?.input ?? {};
+  for (const [, options] of Object.values({ ...required, ...optional })) {
+    if (options?.perfusion_family) return options.perfusion_family;
   }
   return null;
 }

@@ -1,7 +1,7 @@
 // Setting a node's field as a user would, in the classic canvas as in Vue's nodes.
 
 import { app } from "../../../scripts/app.js";
-import { widgetOf } from "./places.js";
+import { widgetOf } from "./node_paths.js";
 
 /** Sets a field and tells whoever listens to it. */
 export function setWidget(node, name, value) {

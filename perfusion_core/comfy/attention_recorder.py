@@ -1,10 +1,9 @@
-"""Where concepts' words attend in a finished picture, watched in a few passes of the model over it.
+"""Where concepts' words attend in a finished picture, recorded in a few passes of the model.
 
-After sampling and not during it: noise of some steps is put on the finished latents again, and the
-model looks at them with the prompt. So the sampler runs exactly as without a map, a cached picture
-is looked at again without sampling, and the map is of the very latents that are connected, however
-they were made. Queries and keys are read where the layers' own projections give them, behind
-whatever changes them; attention itself is left to the host and to other packs.
+It runs after the sampler, not within it: it adds the noise of some steps to the finished latents
+again and runs the model on them with the prompt. So the sampler runs exactly as without a map, a
+cached picture needs no sampling, and any latents can be mapped. Queries and keys are recorded
+behind the layers' projections and norms; ComfyUI, or another pack, computes attention as ever.
 """
 
 from __future__ import annotations
@@ -22,9 +21,11 @@ from torch import Tensor
 from ..families import CrossAttention, ModelFamily
 from ..method.attention import AttentionMaps, AttentionSums, own_words, word_attention
 from ..method.edit import GatedEdit
+from .concept_entry import edit_of
 from .forward_swap import ForwardSwap
-from .models import HostMismatch, detect_family
-from .stack import edit_of, stack_of
+from .models import ComfyMismatch, detect_family
+from .protocols import Conditioning, Executor, Latent, Model
+from .stack import stack_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,39 +51,39 @@ class AttentionScope:
     group: str = ""
 
     def percents(self) -> list[float]:
-        """Raises HostMismatch when the end is before the start."""
+        """Raises ComfyMismatch when the end is before the start."""
         if not self.start <= self.end:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"The attention map would start at {self.start:g} of the sampling and end before, "
                 f"at {self.end:g}: set the start below the end."
             )
         part = (self.end - self.start) / self.steps
-        # The host's schedule ends outside 0 and 1.
+        # ComfyUI's schedule ends outside 0 and 1.
         return [min(max(self.start + part * (n + 0.5), 1e-5), 1 - 1e-5) for n in range(self.steps)]
 
 
 def attention_maps(
-    model: Any,
-    positive: Any,
-    latent: Mapping[str, Any],
+    model: Model,
+    positive: Conditioning,
+    latent: Latent,
     scope: AttentionScope = AttentionScope(),
     on_step: Callable[[int, int], None] | None = None,
 ) -> AttentionMaps:
-    """Where the words of the concepts on a host's MODEL attend.
+    """Where the words of the concepts on ComfyUI's MODEL attend.
 
     Args:
-        positive: the host's CONDITIONING. Prompts for a part of the picture are not looked at.
-        latent: the host's LATENT of the finished pictures.
-        on_step: told of (steps done, in all); may raise to stop.
+        positive: ComfyUI's CONDITIONING. Prompts for a part of the picture are not looked at.
+        latent: ComfyUI's LATENT of the finished pictures.
+        on_step: called with (steps done, steps in all); may raise to stop.
 
-    Raises HostMismatch when the model has no concepts, or no prompt is for the whole picture.
+    Raises ComfyMismatch when the model has no concepts, or no prompt is for the whole picture.
     """
     from comfy import sample
     from comfy.patcher_extension import WrappersMP
 
     stack = stack_of(model)
     if not stack:
-        raise HostMismatch(
+        raise ComfyMismatch(
             "This model carries no Perfusion concept whose attention could be shown. Connect the "
             "model that the sampler had: the output of a Perfusion Concept Loader, Perfusion Apply "
             "Concepts or Perfusion Tune."
@@ -99,7 +100,7 @@ def attention_maps(
     noise = sample.prepare_noise(latents, SEED, latent.get("batch_index"))
     _look_at(clone, positive, latents, noise, scope.percents(), on_step)
     if not recorder.layers:
-        raise HostMismatch(
+        raise ComfyMismatch(
             "No prompt is for the whole picture in this part of the sampling, so there is nothing "
             "to map: connect the conditioning from before it is set to an area, or look at another "
             "part."
@@ -113,16 +114,16 @@ def attention_maps(
 
 
 def _look_at(
-    model: Any,
-    positive: Any,
+    model: Model,
+    positive: Conditioning,
     latents: Tensor,
     noise: Tensor,
     percents: list[float],
     on_step: Callable[[int, int], None] | None,
 ) -> None:
-    """A pass of a host's MODEL over noised latents at each of `percents`, as its sampling does it.
+    """A pass of ComfyUI's MODEL over noised latents at each of `percents`, as its sampling does it.
 
-    So the host loads the model and readies prompts, hooks and ControlNets as ever.
+    So ComfyUI loads the model and readies prompts, hooks and ControlNets as ever.
     """
     from comfy import samplers
 
@@ -148,7 +149,7 @@ def _look_at(
             return latent_image
 
     class Prompt(samplers.CFGGuider):  # type: ignore[misc]
-        """The prompt alone: neither the negative one nor what other packs add to guidance."""
+        """Predicts with the positive prompt alone, without guidance."""
 
         def predict_noise(
             self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
@@ -171,14 +172,14 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 class AttentionRecorder:
-    """Adds up the attention of each pass: a wrapper around the host's `apply_model`.
+    """Adds up the attention of each pass: a wrapper around ComfyUI's `apply_model`.
 
     Args:
         group: of the layers to look at; "" for all. See `ModelFamily.group`.
 
     Attributes:
-        layers: how many were looked at so far, each pass's again.
-        left_out: how many passes were not, being over a part of the picture.
+        layers: how many layers were recorded so far, counted again in each pass.
+        left_out: how many passes were left out because they are over a part of the picture.
     """
 
     def __init__(
@@ -191,12 +192,12 @@ class AttentionRecorder:
         self._sums = sums
         self._words: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # A prompt for an area comes with that part of the latents alone; where it is, is not said.
+    def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # A prompt for an area comes with that part of the latents, without its place.
         if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
             self.left_out += 1
             return executor(x, *args, **kwargs)
-        # Of the network that this pass comes to: the host runs some prompts on a copy of the model.
+        # Of the network that this pass comes to: ComfyUI runs some prompts on a copy of the model.
         modules = self._family.layer_modules(executor.class_obj.diffusion_model)
         if self._group:
             in_group = self._family.group
@@ -219,7 +220,7 @@ def recorded(
     where: CrossAttention,
     see: Callable[[Tensor, Tensor, Tensor, int], None],
 ) -> Iterator[None]:
-    """Within this context `see` is told of each layer's attention; afterwards all is as before.
+    """Within this context `see` is called for each layer's attention; afterwards all is as before.
 
     Args:
         modules: the cross-attention modules.
@@ -238,7 +239,7 @@ def recorded(
 
 
 class _SeenLayer:
-    """What comes by in one layer, in whatever order it asks its projections."""
+    """Gathers queries, keys and context of one layer, in whatever order it computes them."""
 
     def __init__(self, heads: int, fused: bool, see: Callable[..., None]) -> None:
         self._heads = heads
@@ -274,13 +275,13 @@ class _SeenLayer:
 
 
 def _follow(swap: ForwardSwap, module: Any, see: Callable[[Tensor, Tensor], None]) -> None:
-    """Tell `see` what a module takes and gives, whoever calls it."""
+    """Call `see` with the input and output of every call of a module."""
     swap.put(module, forward=partial(_seen, module.forward, see))
 
 
 def _seen(
     original: Any, see: Callable[[Tensor, Tensor], None], came: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    given = original(came, *args, **kwargs)
-    see(came, given)
-    return given
+    output = original(came, *args, **kwargs)
+    see(came, output)
+    return output

@@ -1,8 +1,7 @@
-"""Training on the host's models: the `Backbone` that the training loop asks for."""
+"""Training on ComfyUI's models: the `Backbone` that the training loop asks for."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -12,43 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..concept.placeholder import not_mentioned, same_word
+from ..method.backbone import TrainingPrompts
 from ..method.batches import TrainingError
 from ..method.edit import GatedEdit
-from ..method.training import Encoded
 from .checkpointing import checkpointed
 from .encoding import encode
 from .forward_patch import Differences, edited
 from .memory import out_of_memory
-from .models import HostMismatch, compute_dtype, detect_family, layers_of
+from .models import compute_dtype, detect_family, layers_of
 from .prompts import with_words, word_tokens
-from .stack import stack_of
-from .tokenizers import encoder_widths, first_encoder, tokenizers_of, vectors_of
+from .protocols import Clip, Model, ModelSampling
+from .tokenizers import tokenizers_of
+from .training_checks import check_latents, check_pair, check_prompts
+from .training_memory import kept_bytes
 from .vectors import Word
 from .weights import is_dynamic, no_room, trainable_weights
 
-# Where ComfyUI's attention keeps its probabilities, autograd keeps two to three times as much of a
-# forward pass as `ModelFamily.kept` says.
-PROBABILITIES = 3
-# The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
-# encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
-KEPT_OF_TEXT = 80
-
-# More than any device has: the host then takes off it whatever else is there, the VAE among it.
+# Bytes. Ask for more memory than any GPU has, so that ComfyUI unloads all other models.
 EVERYTHING = 1e20
 
 CHECKPOINTING = ("auto", "on", "off")
 
 
 class ComfyBackbone:
-    """A host's MODEL and CLIP, ready to train on; made by `training_backbone`.
+    """ComfyUI's MODEL and CLIP, ready to train on; made by `training_backbone`.
 
     Args:
         batch: shape [B, C, H, W] of one batch of latents.
         checkpointing: of `CHECKPOINTING`.
     """
 
-    def __init__(self, model: Any, clip: Any, batch: Sequence[int], checkpointing: str) -> None:
+    def __init__(self, model: Model, clip: Clip, batch: Sequence[int], checkpointing: str) -> None:
         self._model = model
         self._clip = clip
         self._family = detect_family(model)
@@ -57,13 +50,13 @@ class ComfyBackbone:
         self._batch = tuple(batch)
         self._wanted = checkpointing
         self._ready = ExitStack()
-        self._schedule: Any = None
+        self._schedule: ModelSampling = self._base.model_sampling  # a copy from `resume` on
         self.checkpointing = False
         # SDXL's pooled vector sees the placeholder too; the others need no run for each prompt.
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
 
     def resume(self) -> None:
-        """Both on the device, all else off it, and weights that autograd can work with.
+        """Load both onto the device, unload all other models, make the weights fit for autograd.
 
         Raises TrainingError when the weights do not fit into the device's memory.
         """
@@ -79,7 +72,8 @@ class ComfyBackbone:
         # for each picture.
         self._schedule = deepcopy(self._base.model_sampling).cpu()
         if self._wanted == "auto":
-            self.checkpointing = self._kept() > model_management.get_free_memory(self.device)
+            kept = kept_bytes(self._base, self._clip, self._family, self._batch)
+            self.checkpointing = kept > model_management.get_free_memory(self.device)
         else:
             self.checkpointing = self._wanted == "on"
 
@@ -95,42 +89,18 @@ class ComfyBackbone:
         self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
 
     def release(self) -> None:
-        """Both with their own weights again."""
+        """Give both their own weights back."""
         self._ready.close()
 
     @contextmanager
-    def paused(self) -> Iterator[tuple[Any, Any]]:
-        """The MODEL and the CLIP for the host's own use meanwhile, such as sampling a picture."""
+    def paused(self) -> Iterator[tuple[Model, Clip]]:
+        """Gives the MODEL and the CLIP with their own weights, for example to sample a picture."""
         self.release()
         try:
             with torch.inference_mode():
                 yield self._model, self._clip
         finally:
             self.resume()
-
-    def _kept(self) -> float:
-        """Bytes that autograd keeps of a batch's forward pass without checkpointing the UNet."""
-        from comfy import model_management
-
-        size = compute_dtype(self._base).itemsize
-        cells = self._batch[0] * math.prod(self._batch[2:])
-        kept = size * cells * self._family.kept
-        one_kernel = (
-            model_management.xformers_enabled()
-            or model_management.pytorch_attention_flash_attention()
-        )
-        if not one_kernel:
-            kept *= PROBABILITIES
-        if self._base.get_dtype() != compute_dtype(self._base):
-            # Every layer's weights in the other dtype.
-            kept += size * sum(p.numel() for p in self._base.diffusion_model.parameters())
-        return kept + self._batch[0] * self._kept_of_a_prompt()
-
-    def _kept_of_a_prompt(self) -> int:
-        encoders = {n: getattr(self._clip.cond_stage_model, n) for n in tokenizers_of(self._clip)}
-        widths = encoder_widths(self._clip)
-        numbers = sum(e.num_layers * e.max_length * widths[n] for n, e in encoders.items())
-        return int(KEPT_OF_TEXT * numbers)
 
     @property
     def family(self) -> str:
@@ -149,7 +119,7 @@ class ComfyBackbone:
         return compute_dtype(self._base) == torch.float16
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
-        """See `Backbone`. Raises HostMismatch for a word without tokens."""
+        """See `Backbone`. Raises ComfyMismatch for a word without tokens."""
         found = {}
         for name, tokenizer in tokenizers_of(self._clip).items():
             tokens = word_tokens(tokenizer, word)
@@ -161,7 +131,7 @@ class ComfyBackbone:
 
     def encode(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
-    ) -> Encoded:
+    ) -> TrainingPrompts:
         words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
         clip = with_words(self._clip, words)
         distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
@@ -171,37 +141,12 @@ class ComfyBackbone:
         positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
         rows = [distinct.index(prompt) for prompt in prompts]
         pooled = None if encoding.pooled is None else _rows(encoding.pooled, rows)
-        return Encoded(_rows(encoding.context, rows), _rows(positions, rows), pooled)
+        return TrainingPrompts(_rows(encoding.context, rows), _rows(positions, rows), pooled)
 
     def check_prompts(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
     ) -> None:
-        """See `Backbone`."""
-        refuse_known_word(self._clip, placeholder)
-        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
-        clip = with_words(self._clip, words)
-        tokenizer = next(iter(tokenizers_of(clip).values()))
-        vectors = len(next(iter(embeddings.values())))
-        room = int(tokenizer.max_length) - 2
-        if vectors >= room:
-            raise TrainingError(
-                f'"{placeholder}" takes {vectors} vectors, and the text encoder reads {room} '
-                "tokens at a time: set vectors to 0, or to less than 10"
-            )
-        for prompt in prompts:
-            _, chunks = first_encoder(clip, clip.tokenize(prompt))
-            found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
-            if not any(found):
-                raise TrainingError(
-                    f'the caption "{prompt}" {not_mentioned(prompt, placeholder)}, so the text '
-                    "encoder does not see it: write it apart from other letters and digits"
-                )
-            if len(chunks) > 1:
-                raise TrainingError(
-                    f'the caption "{prompt}" is too long: the text encoder reads {room} tokens at '
-                    f'a time, of which "{placeholder}" takes {vectors}. Use a shorter caption or '
-                    "superclass."
-                )
+        check_prompts(self._clip, prompts, placeholder, embeddings)
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         return self._projected("value", layer, encoding)
@@ -219,7 +164,7 @@ class ComfyBackbone:
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        encoded: Encoded,
+        encoded: TrainingPrompts,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
         key_differences: Mapping[str, Tensor] | None = None,
@@ -228,7 +173,7 @@ class ComfyBackbone:
         sampling = base.model_sampling
         clean = base.process_latent_in(latents.to(device))
         noise = noise.to(device)
-        # The host's own schedule: its percent 0 is all noise, and its ends are outside it.
+        # ComfyUI's own schedule: its percent 0 is all noise, and its ends are outside it.
         percents = (1 - times.double()).clamp(1e-5, 1 - 1e-5).tolist()
         levels = [float(self._schedule.percent_to_sigma(p)) for p in percents]
         sigmas = torch.tensor(levels, device=device)
@@ -266,8 +211,8 @@ class ComfyBackbone:
         errors: Tensor = (denoised.float() - clean) / factor
         return errors.square()
 
-    def _conditions(self, encoded: Encoded, noisy: Tensor) -> dict[str, Any]:
-        """The host's own keyword arguments of a forward pass."""
+    def _conditions(self, encoded: TrainingPrompts, noisy: Tensor) -> dict[str, Any]:
+        """ComfyUI's own keyword arguments of a forward pass."""
         height, width = (self._family.pixels * n for n in noisy.shape[-2:])
         made = self._base.extra_conds(
             cross_attn=encoded.context.to(noisy.device),
@@ -279,8 +224,10 @@ class ComfyBackbone:
             width=width,
             height=height,
         )
-        batch = {"batch_size": len(noisy), "device": noisy.device, "area": None}
-        arguments = {name: cond.process_cond(**batch).cond for name, cond in made.items()}
+        arguments = {
+            name: cond.process_cond(len(noisy), device=noisy.device, area=None).cond
+            for name, cond in made.items()
+        }
         return {
             name: value.to(noisy.device) if torch.is_tensor(value) else value
             for name, value in arguments.items()
@@ -304,8 +251,8 @@ def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def _guarded(saved: Tensor) -> Tensor:
-    # The host's text encoder adds in place to what autograd has saved. A copy survives that; what
-    # does not depend on the placeholder, weights cast to another dtype among it, needs none.
+    # ComfyUI's text encoder adds in place to tensors that autograd has saved, so autograd gets a
+    # copy. Tensors that do not depend on the placeholder, such as cast weights, need none.
     return saved.clone() if saved.requires_grad else saved
 
 
@@ -315,14 +262,14 @@ def _unchanged(saved: Tensor) -> Tensor:
 
 @contextmanager
 def training_backbone(
-    model: Any,
-    clip: Any,
+    model: Model,
+    clip: Clip,
     batch: Sequence[int],
     checkpointing: str = "auto",
     *,
     half: bool = False,
 ) -> Iterator[ComfyBackbone]:
-    """A backbone on clones of a host's MODEL and CLIP; both are afterwards as before.
+    """A backbone on clones of ComfyUI's MODEL and CLIP; both are afterwards as before.
 
     Args:
         batch: shape [B, C, H, W] of one batch of latents.
@@ -331,10 +278,10 @@ def training_backbone(
         half: the caller scales the loss of a backbone that underflows, so that the model may stay
             in fp16 where the device has no bf16.
 
-    Raises HostMismatch when they do not go together or are not to be trained on.
+    Raises ComfyMismatch when they do not go together or are not to be trained on.
     """
-    _check_pair(model, clip)
-    _check_latents(model, batch)
+    check_pair(model, clip)
+    check_latents(model, batch)
     if checkpointing not in CHECKPOINTING:
         raise TrainingError(
             f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
@@ -349,48 +296,7 @@ def training_backbone(
             backbone.release()
 
 
-def refuse_known_word(clip: Any, placeholder: str) -> None:
-    """Raises HostMismatch when a host's CLIP has a concept of that word already."""
-    for tokenizer in tokenizers_of(clip).values():
-        # Not by their class: another copy of the pack may have put them there.
-        for word in getattr(getattr(tokenizer, "known", None), "words", ()):
-            if same_word(word.text, placeholder):
-                raise HostMismatch(
-                    f'The connected CLIP already knows the concept "{word.title}" by the word '
-                    f'"{word.text}", which is to be learned: it comes from a Perfusion Concept '
-                    "Loader. Connect the checkpoint's own CLIP and MODEL; to go on with that "
-                    "concept, connect the loader's concept output to resume."
-                )
-
-
-def _check_pair(model: Any, clip: Any) -> None:
-    family = detect_family(model)
-    found = encoder_widths(clip)
-    if found != dict(family.encoders):
-        raise HostMismatch(
-            f"The connected model is of {family.title}, whose text encoders are "
-            f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "
-            "model's own CLIP."
-        )
-    if stack_of(model):
-        carried = ", ".join(entry.title for entry in stack_of(model))
-        raise HostMismatch(
-            f"The model to train on already carries the concept {carried}, which would become part "
-            "of what is learned. Connect the model from before its Perfusion Concept Loader."
-        )
-
-
-def _check_latents(model: Any, batch: Sequence[int]) -> None:
-    expected = model.model.latent_format.latent_channels
-    if batch[1] != expected:
-        raise HostMismatch(
-            f"The connected VAE makes latents of {batch[1]} channels, but the model is of "
-            f"{detect_family(model).title}, whose latents have {expected}. Connect the model's own "
-            "VAE."
-        )
-
-
-def _for_training(model: Any, half: bool) -> Any:
+def _for_training(model: Model, half: bool) -> Model:
     """A clone that computes in a precision to train in.
 
     In fp16 small gradients become 0. So it is bf16 in its place where the device has that, else

@@ -1,14 +1,13 @@
 """A text encoder that may run while ComfyUI runs something else.
 
-Two threads cannot use one encoder: ComfyUI keeps what is to be read of it (the layer, the device)
-on its modules, and moves its weights between devices whenever something is to run. So a question of
-the page goes through modules of its own, made for that one question, on the very weights: nothing
-is copied, but for weights that a LoRA changes and those that lie on another device. They are read
-only, from where they lie, and ComfyUI is asked to move nothing.
+Two threads cannot share one encoder: ComfyUI stores options of a run (layer, device) on its modules
+and moves its weights between devices. So each question of the page gets modules of its own, which
+share the encoder's weights. Only weights that a LoRA changes, and weights on another device, are
+copied. Weights are only read, and ComfyUI is not asked to move any.
 
-What ComfyUI does to the weights meanwhile (it patches some in place) can make the answer wrong, and
-nothing else. So the answer is thrown away when anything has run meanwhile, and given up, within the
-encoder, as soon as anything waits to run. ComfyUI never waits for it.
+ComfyUI may change the weights meanwhile (it patches some in place), and the answer would be wrong.
+So an answer is dropped when a graph has run meanwhile, and the encoder stops at its next layer when
+a graph waits. ComfyUI never waits for the page.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .key_lock import without_key_lock
+from .protocols import Clip, ModelPatcher, PromptQueue
 from .weights import DYNAMIC, PLAIN, is_dynamic
 
 # ComfyUI's functions for LoRAs on weights that are cast at each use.
@@ -46,7 +47,7 @@ class IdleQueue:
     def __init__(self) -> None:
         from server import PromptServer
 
-        self._queue = PromptServer.instance.prompt_queue
+        self._queue: PromptQueue = PromptServer.instance.prompt_queue
         self._started = self._queue.task_counter
         self.check()
 
@@ -58,7 +59,7 @@ class IdleQueue:
             raise Busy
 
 
-def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
+def beside(clip: Clip, before_layer: Callable[[], None] = lambda: None) -> Clip:
     """A stand-in for ComfyUI's CLIP whose encoder is its own, on the weights of `clip`.
 
     For `encode` alone, and for one prompt: it does not follow what ComfyUI does with the weights.
@@ -66,9 +67,7 @@ def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
     Args:
         before_layer: called before each layer that has weights; may raise to stop.
     """
-    encoder = clip.cond_stage_model
-    while not isinstance(encoder, nn.Module):  # ours around it, for the global key lock
-        encoder = encoder.inner
+    encoder: Any = without_key_lock(clip.cond_stage_model)
     patcher = clip.patcher
     applied = getattr(encoder, "current_weight_patches_uuid", None)
     as_they_are = not is_dynamic(patcher) and applied == patcher.patches_uuid
@@ -77,13 +76,14 @@ def beside(clip: Any, before_layer: Callable[[], None] = lambda: None) -> Any:
     device = _gather(twin)
     if not as_they_are:
         _patch(twin, patcher.patches)
-    stand_in = copy.copy(clip)
+    stand_in: Any = copy.copy(clip)
     stand_in.cond_stage_model = twin
     stand_in.patcher = SimpleNamespace(load_device=device)
-    return stand_in
+    other: Clip = stand_in
+    return other
 
 
-def _without_others_patches(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+def _without_others_patches(patcher: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
     """Weights that ComfyUI has put away before it changed them, by their path."""
     for path, entry in list(patcher.backup.items()):
         yield path, entry.weight

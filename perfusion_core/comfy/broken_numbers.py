@@ -1,7 +1,7 @@
-"""NaN and infinity in a run: looked for once a run, and said when it is a concept that makes them.
+"""Looks for NaN and infinity once, after a run, and names the concept whose edit made them.
 
-A black picture has many causes. So nothing is said unless the edit itself turns finite text into
-numbers that are none, in a layer that gives finite ones without it.
+A black picture has many causes. A concept is blamed only if a layer gives finite numbers for the
+text as it comes, and NaN or infinity for the text that the concept's edit made of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor
 from ..method.edit import GatedEdit, LockedPrompt, add_values
 from .forward_patch import Differences
 from .models import Layer
+from .protocols import Executor
 
 if TYPE_CHECKING:
-    from .stack import StackPatch
+    from .stack_patch import StackPatch
 
 logger = logging.getLogger(__name__)
 
@@ -44,21 +45,21 @@ class SeenPass:
 
 
 class NumberCheck:
-    """Looks at what a sampler gives, once a run: a wrapper around ComfyUI's samplers."""
+    """Checks the samples after each run: a wrapper around ComfyUI's samplers."""
 
     def __init__(self, patch: StackPatch) -> None:
         self._patch = patch
 
-    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         self._patch.watched = True
         try:
             samples = executor(*args, **kwargs)
             seen = self._patch.seen
             # One question to the device, after all steps.
             if seen is not None and not bool(samples.isfinite().all()):
-                told = next(_culprits(seen), None)
-                if told is not None:
-                    _tell(f"Perfusion: {told}")
+                culprit = next(_culprits(seen), None)
+                if culprit is not None:
+                    _tell(f"Perfusion: {culprit}")
             return samples
         finally:
             self._patch.watched, self._patch.seen = False, None
@@ -67,19 +68,19 @@ class NumberCheck:
 def _culprits(seen: SeenPass) -> Iterator[str]:
     """A sentence for each projection that the edit makes NaN or infinity in."""
     for path, edit in seen.edits.items():
-        for what in ("keys", "values"):
-            if _is_finite(seen, path, None, what) and not _is_finite(seen, path, edit, what):
+        for kind in ("key", "value"):
+            if _is_finite(seen, path, None, kind) and not _is_finite(seen, path, edit, kind):
                 alone = [
                     name
                     for number, name in enumerate(edit.names)
                     if edit.settings[number].strength > 0
-                    and not _is_finite(seen, path, _alone(edit, number), what, number)
+                    and not _is_finite(seen, path, _alone(edit, number), kind, number)
                 ]
                 names = " and ".join(alone or edit.names)
                 together = "" if alone else " together"
                 yield (
                     f"the picture is broken, because the concept {names}{together} makes NaN or "
-                    f"infinity in the {what} of the layer {path}. Lower its strength, raise its "
+                    f"infinity in the {kind}s of the layer {path}. Lower its strength, raise its "
                     "bias, or train it again with lower rates."
                 )
 
@@ -98,26 +99,28 @@ def _alone(edit: GatedEdit, number: int) -> GatedEdit:
 
 @torch.inference_mode()
 def _is_finite(
-    seen: SeenPass, path: str, edit: GatedEdit | None, what: str, number: int | None = None
+    seen: SeenPass, path: str, edit: GatedEdit | None, kind: str, number: int | None = None
 ) -> bool:
     """Whether a layer's keys or values of the pass's text are numbers, edited or as they come.
 
     Args:
         edit: None for the text as it comes.
+        kind: "key" or "value".
         number: of the concept that `edit` is of alone; None for all.
     """
     layer, context = seen.layers[path], seen.context
-    module = layer.key if what == "keys" else layer.value
+    module = layer.key if kind == "key" else layer.value
     if edit is None:
-        return bool(module(context).isfinite().all())
+        return bool(layer.part(kind, module(context)).isfinite().all())
     prepared = edit.prepare(context, seen.prompts)
-    found = module(prepared.keys if what == "keys" else prepared.context)
-    added = seen.keys if what == "keys" else seen.differences
-    if added is not None:
-        learned = added.on(path, context.device, context.dtype)
+    text = prepared.keys if kind == "key" else prepared.context
+    projected = layer.part(kind, module(text))
+    differences = seen.keys if kind == "key" else seen.differences
+    if differences is not None:
+        learned = differences.on(path, context.device, context.dtype)
         chosen = learned if number is None else learned[number : number + 1]
-        found = add_values(found, prepared.weights, chosen)
-    return bool(found.isfinite().all())
+        projected = add_values(projected, prepared.weights, chosen)
+    return bool(projected.isfinite().all())
 
 
 def _tell(text: str) -> None:

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: a block of a network keeps what went in, and runs again for backward.
+"""Gradient checkpointing: a block keeps its inputs alone, and runs again for backward.
 
-Like the edit's hooks, the blocks' stand-in forwards are there for one forward pass alone; what runs
-again is the forward that was there before, with the edit's hooks put in for it once more.
+The blocks' forwards are replaced for one forward pass, like those of the projections. For backward
+the block's original forward runs again, with the edit's hooks on its layers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..families import ModelFamily
 from .forward_swap import ForwardSwap
-from .models import HostMismatch
+from .models import ComfyMismatch
 
 Again = Callable[[Iterable[str]], AbstractContextManager[Any]]
 """Paths of layers -> the edit's hooks on them, for a block that runs again."""
@@ -24,7 +24,7 @@ Again = Callable[[Iterable[str]], AbstractContextManager[Any]]
 
 @contextmanager
 def checkpointed(
-    network: Any,
+    network: nn.Module,
     family: ModelFamily,
     layers: Iterable[str],
     prepare: Callable[[Tensor], object],
@@ -36,11 +36,11 @@ def checkpointed(
         network: a diffusion model.
         family: its family, which knows its blocks.
         layers: paths of the layers that the edit is on.
-        prepare: called with the context of every block before it runs. What blocks share is made
-            there, once, and not again with each.
+        prepare: called with the context of every block before it runs. It makes what the blocks
+            share once, so that backward does not make it again for each block.
         again: see `Again`.
 
-    Raises HostMismatch when the network has none of the family's blocks.
+    Raises ComfyMismatch when the network has none of the family's blocks.
     """
     layers = tuple(layers)
     with ForwardSwap() as swap:
@@ -52,7 +52,7 @@ def checkpointed(
         yield
 
 
-def _blocks(network: Any, family: ModelFamily) -> list[tuple[str, Any]]:
+def _blocks(network: nn.Module, family: ModelFamily) -> list[tuple[str, nn.Module]]:
     """The parts of a network that hold nearly all that backward needs, none within another."""
     found = [
         (path, part)
@@ -60,7 +60,7 @@ def _blocks(network: Any, family: ModelFamily) -> list[tuple[str, Any]]:
         if any(ancestor.__name__ in family.blocks for ancestor in type(part).__mro__)
     ]
     if not found:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"Gradient checkpointing finds no {' or '.join(family.blocks)} in this "
             f"{type(network).__name__} of {family.title}, so it would save no memory. Set "
             "checkpointing to off on Perfusion Train Concept."
@@ -93,13 +93,14 @@ def _checkpointing(
         context = context_of(args, kwargs) if layers else None
         if context is not None:
             prepare(context)
-        # ComfyUI goes on writing into its options (which block it is at): what runs again is
-        # given them as they were. The rest of `kwargs` stays the very objects, by which the edit
-        # knows its contexts.
-        given = [kwargs, {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}]
+        # ComfyUI writes into its options which block it is at, so the second run gets a copy of
+        # them as they were. Everything else in `kwargs` stays the same object, because the edit
+        # knows contexts by identity.
+        copied = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
+        first_run = iter((kwargs,))
 
         def run(*tensors: Any) -> Any:
-            return original(*tensors, **given.pop(0) if len(given) > 1 else given[0])
+            return original(*tensors, **next(first_run, copied))
 
         return checkpoint(
             run,

@@ -1,48 +1,49 @@
-"""The covariance of a host's text encoder, estimated once and kept while the host runs."""
+"""The covariance of ComfyUI's text encoder, estimated once and kept while ComfyUI runs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..cache import BoundedCache
 from ..families import FAMILIES, ModelFamily
 from ..method.covariance import Covariance, cache_key, estimate
 from .encoding import encode
-from .models import HostMismatch, describe_families
+from .models import ComfyMismatch, describe_families
+from .protocols import Clip
 from .tokenizers import encoder_widths
 
 # Enough for a session's encoders; each is a matrix of at most 2048 x 2048 (16 MB).
 _KEPT = 4
-_cache: dict[str, Covariance] = {}
+_cache: BoundedCache[str, Covariance] = BoundedCache(_KEPT)
 
 
-def family_of_clip(clip: Any) -> ModelFamily:
-    """The family of a host's CLIP. Raises HostMismatch when concepts do not know its encoders."""
+def family_of_clip(clip: Clip) -> ModelFamily:
+    """The family of ComfyUI's CLIP. Raises ComfyMismatch when concepts do not know its encoders."""
     found = encoder_widths(clip)
     for family in FAMILIES.values():
         if dict(family.encoders) == found:
             return family
     listed = ", ".join(f"{name} (width {width})" for name, width in found.items()) or "unknown ones"
-    raise HostMismatch(
+    raise ComfyMismatch(
         f"Perfusion concepts do not fit this CLIP: its text encoders are {listed}. Connect the "
         f"CLIP of a model of one of these families: {describe_families()}."
     )
 
 
 def covariance_of(
-    clip: Any,
+    clip: Clip,
     captions: Sequence[str] | None = None,
     on_captions: Callable[[int, int], None] | None = None,
 ) -> Covariance:
-    """The covariance of a host's CLIP.
+    """The covariance of ComfyUI's CLIP.
 
     Args:
         captions: what to estimate it from; None for the family's built-in captions.
-        on_captions: told of (captions done, in all); may raise to stop.
+        on_captions: called with (captions done, captions in all); may raise to stop.
     """
     from comfy import model_management
 
@@ -51,22 +52,20 @@ def covariance_of(
     # Loaded first: the fingerprint is then that of the weights that will be used.
     model_management.load_models_gpu([clip.patcher])
     key = cache_key(encoder_fingerprint(clip), texts)
-    if key not in _cache:
+    known = _cache.get(key)
+    if known is not None:
+        return known
 
-        def encodings(batch: Sequence[str]) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
-                encoding = encode(clip, batch)
-            return encoding.context, encoding.mask
+    def encodings(batch: Sequence[str]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            encoding = encode(clip, batch)
+        return encoding.context, encoding.mask
 
-        made = estimate(encodings, texts, family.id, on_captions=on_captions)
-        while len(_cache) >= _KEPT:
-            del _cache[next(iter(_cache))]
-        _cache[key] = made
-    return _cache[key]
+    return _cache.put(key, estimate(encodings, texts, family.id, on_captions=on_captions))
 
 
-def encoder_fingerprint(clip: Any) -> str:
-    """Tells text encoders apart: by a sample of every weight, the layer that is read, and LoRAs."""
+def encoder_fingerprint(clip: Clip) -> str:
+    """Hash of samples of all weights, the layer that is read, and the LoRAs of a CLIP."""
     digest = hashlib.sha256()
     for name, weight in clip.cond_stage_model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

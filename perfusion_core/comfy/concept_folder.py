@@ -1,4 +1,4 @@
-"""Where concept files are: the host's model folder `perfusion`, and safe names within it."""
+"""Where concept files are: ComfyUI's model folder `perfusion`, and safe names within it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_PART, MAX_DEPTH = 180, 8
 
 
 def register_folder() -> None:
-    """Make `models/perfusion` known to the host, after what extra_model_paths.yaml has added.
+    """Make `models/perfusion` known to ComfyUI, after what extra_model_paths.yaml has added.
 
     Creates nothing on disk. Safe to call again.
     """
@@ -56,6 +56,15 @@ def concept_path(name: str) -> Path:
         if found is not None and found.lower().endswith(SUFFIX):  # as ComfyUI's list
             return Path(found)
     raise ConceptError(_why_not(name))
+
+
+def model_path(folder: str, name: str) -> Path | None:
+    """The absolute path of a file in one of ComfyUI's model folders; None when there is none."""
+    import folder_paths
+
+    # ComfyUI resolves the name inside its folders only.
+    found = folder_paths.get_full_path(folder, name) if name else None
+    return None if found is None else Path(os.path.abspath(found))
 
 
 def _why_not(name: str) -> str:

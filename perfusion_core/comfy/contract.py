@@ -2,7 +2,8 @@
 
 Read from ComfyUI's sources, never imported: so it can be asked of any ComfyUI, and tells what is
 gone before anything runs. A test looks for all of it in the ComfyUI at hand, and for what the
-pack imports without its being written down here.
+pack imports without its being written down here. `protocols.py` has ComfyUI's objects as types,
+and is compared with this.
 """
 
 from __future__ import annotations
@@ -73,12 +74,19 @@ CONTRACT: tuple[Part, ...] = (
             "set_model_compute_dtype(dtype)",
             "add_patches(patches)",
             "add_weight_wrapper(name, function)",
+            "model_size()",
+            "patch_weight_to_device(key, device_to)",
         ),
     ),
     Part(_PATCHER, "", ("create_model_options_clone(orig_model_options)",)),
     # Dynamic VRAM: its default class, and what is asked of a MODEL there.
     Part(_PATCHER, "", ("CoreModelPatcher",), since="0.12.1"),
-    Part(_PATCHER, "ModelPatcher", ("is_dynamic()",), since="0.12.1"),
+    Part(
+        _PATCHER,
+        "ModelPatcher",
+        ("is_dynamic()", "patch_weight_to_device(return_weight)"),
+        since="0.12.1",
+    ),
     Part(
         _PATCHER, "ModelPatcher", ("clone(disable_dynamic)", "cached_patcher_init"), since="0.33.0"
     ),
@@ -335,6 +343,7 @@ CONTRACT: tuple[Part, ...] = (
             *("Mask", "Model", "String", "Vae"),
         ),
     ),
+    Part(_API, "Input", ("extra_dict",)),
     Part(
         _API,
         "Schema",
@@ -430,7 +439,7 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.12.1",
         "a model object notes the dtypes of its network (archive_model_dtypes)",
-        "tests that make one without a network leave that out (tests/host/test_families.py)",
+        "tests that make one without a network leave that out (tests/comfyui/test_families.py)",
     ),
     Moved(
         "0.12.1",

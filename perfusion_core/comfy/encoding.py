@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from .protocols import Clip, Tokens
 from .tokenizers import first_encoder, tokenizers_of, vectors_of
 
 
@@ -30,7 +32,7 @@ class Encoding:
     pooled: Tensor | None
 
 
-def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
+def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding:
     """Encodes prompts with ComfyUI's CLIP that is loaded already; differentiable in words' vectors.
 
     All prompts go through the encoder as one batch: to ComfyUI they are the chunks of one long
@@ -47,7 +49,8 @@ def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
         width = first_pooled.shape[-1]
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
-    context = context.reshape(len(rows), -1, context.shape[-1])
+    # ComfyUI gives the chunks of a prompt side by side.
+    context = rearrange(context, "1 (b t) d -> b t d", b=len(rows))
     length = context.shape[1]
     ends = [_end(row, first.end_token) for row in rows]
     positions = torch.arange(length)
@@ -59,7 +62,7 @@ def encode(clip: Any, prompts: Sequence[str], pooled: bool = False) -> Encoding:
 
 
 @contextmanager
-def _pooling(clip: Any) -> Iterator[list[Tensor]]:
+def _pooling(clip: Clip) -> Iterator[list[Tensor]]:
     """Gathers what the encoders pool within this context, [B, p] each."""
     seen: list[Tensor] = []
 
@@ -84,7 +87,7 @@ def _end(row: Sequence[tuple[Any, float]], end_token: int | None) -> int:
     return len(row) - 1
 
 
-def _forward(clip: Any, tokens: Any) -> tuple[Tensor, Tensor | None]:
+def _forward(clip: Clip, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
     """ComfyUI's own encoding, as in `CLIP.encode_from_tokens` but without loading the model."""
     encoder = clip.cond_stage_model
     encoder.reset_clip_options()

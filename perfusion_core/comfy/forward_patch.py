@@ -1,10 +1,10 @@
-"""The edit inside the host's forward pass: hooks on the projections, there for one pass alone.
+"""The edit inside ComfyUI's forward pass: hooks on the projections, there for one pass alone.
 
 The hooks are put in when a pass begins and taken out when it ends, however it ends. So nothing is
 left on the model after a run, an error or a Cancel; a second branch that shares the model never
 sees them; and whatever else has replaced these forwards by then (another pack's object patch, a
 LoRA in bypass mode) is inside ours, so that it works on the edited text as it would on any text.
-The host's object patches would stay on the model until another clone of it is loaded, and lie
+ComfyUI's object patches would stay on the model until another clone of it is loaded, and lie
 inside injections.
 """
 

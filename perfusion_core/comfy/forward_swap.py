@@ -1,8 +1,8 @@
-"""One way to put other forwards on modules for a while: whoever needs it, they all come off again.
+"""The one mechanism that replaces the forwards of modules for a while, and restores them.
 
-What a module has of its own, in its instance's dictionary, is put there and put back: no class is
-changed, torch's `__setattr__` is not run, and what somebody else has put there is still there
-afterwards. Swaps lie within one another: the last one on is the first one off.
+It writes to the module's own `__dict__` and restores what was there: no class is changed, torch's
+`__setattr__` does not run, and an object patch of another pack is there again afterwards. Swaps
+nest: the last one put on is the first one taken off.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _ABSENT = object()
 
 
 class ForwardSwap:
-    """A context in which `put` changes what modules have; its end, however it ends, undoes it."""
+    """A context whose end, also by an error or a Cancel, undoes every `put`."""
 
     def __init__(self) -> None:
         self._before: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def put(self, module: Any, **entries: Any) -> None:
-        """Give `module` these attributes of its own, such as `forward`, in place of what it has."""
+        """Set attributes such as `forward` on the instance `module` until the context ends."""
         own = module.__dict__
         self._before.append((own, {name: own.get(name, _ABSENT) for name in entries}))
         own.update(entries)

@@ -8,7 +8,7 @@ do to a conditioning (`twins.py`), most is done to the twin as well.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..method.edit import LockedPrompt
+from .protocols import TextEncoder, Tokens
 from .vectors import KnownVectors, Word
 
 # Entries of a conditioning: a prompt's encoding [B, T, d], which later nodes do not change, and its
@@ -75,11 +76,11 @@ class TwinEncoding:
     ComfyUI puts what an encoder returns in third place into the conditioning.
     """
 
-    def __init__(self, encoder: Any, words: Iterable[Word]) -> None:
+    def __init__(self, encoder: TextEncoder, words: Iterable[Word]) -> None:
         self.encoder = encoder
         self._known = KnownVectors(words)
 
-    def __call__(self, tokens: Any) -> Any:
+    def __call__(self, tokens: Tokens) -> Sequence[Any]:
         """As the encoder's own; with the entries of this module among the conditioning's."""
         output = self.encoder.encode_token_weights(tokens)
         twin, replaced = self._twin(tokens)
@@ -92,9 +93,9 @@ class TwinEncoding:
         beside = {LOCKED_PROMPT: own, SUPERCLASS_PROMPT: superclass}
         return output[0], output[1], {**(output[2] if len(output) > 2 else {}), **beside}
 
-    def _twin(self, tokens: Any) -> tuple[dict[str, Any], int]:
+    def _twin(self, tokens: Tokens) -> tuple[Tokens, int]:
         """The tokens with superclass words for concepts, and how many were replaced."""
-        twin: dict[str, Any] = {}
+        twin: Tokens = {}
         replaced = 0
         for key, chunks in tokens.items():
             found = iter(self._known.find(entry[0] for chunk in chunks for entry in chunk))
@@ -111,7 +112,7 @@ class TwinEncoding:
         return twin, replaced
 
 
-def with_key_lock(encoder: Any, words: Iterable[Word]) -> Any:
+def with_key_lock(encoder: TextEncoder, words: Iterable[Word]) -> TextEncoder:
     """A CLIP's encoder, with the global key lock when any of `words` asks for it.
 
     The same object's class and parts, so that whoever asks for either finds them.
@@ -120,12 +121,13 @@ def with_key_lock(encoder: Any, words: Iterable[Word]) -> Any:
     words = tuple(words)
     if not any(word.superclass for word in words):
         return encoder
-    locking = copy.copy(encoder)
+    locking: Any = copy.copy(encoder)
     locking.encode_token_weights = TwinEncoding(encoder, words)
-    return locking
+    lock: TextEncoder = locking
+    return lock
 
 
-def without_key_lock(encoder: Any) -> Any:
+def without_key_lock(encoder: TextEncoder) -> TextEncoder:
     """The encoder that `with_key_lock` was given."""
     own = vars(encoder).get("encode_token_weights")
     return own.encoder if isinstance(own, TwinEncoding) else encoder

@@ -1,4 +1,4 @@
-"""Sliders that a page moves while the sampler runs: which run they belong to, and what it used."""
+"""Live sliders: the page moves them while the sampler runs, and the run's pictures record them."""
 
 from __future__ import annotations
 
@@ -7,51 +7,56 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
-from ..method.slider_schedule import LiveSliders, Moves, Sliders
-from .models import HostMismatch
+from ..method.slider_schedule import LiveSliders, RecordedSliders, Sliders
+from .models import ComfyMismatch
 
 
 class Run(NamedTuple):
-    """One node in one run of the host."""
+    """One node in one run of ComfyUI."""
 
     prompt_id: str
     node_id: str
 
 
-# Held by the model that is being sampled, so a run that is over leaves nothing here.
+# The model that is being sampled holds the sliders, so nothing stays here after a run.
 _runs: weakref.WeakValueDictionary[Run, LiveSliders] = weakref.WeakValueDictionary()
 _lock = Lock()
 
 
-def begin_live(start: Sliders, on_move: Callable[[Run, Moves], None]) -> LiveSliders:
+def begin_live(start: Sliders, on_move: Callable[[Run, RecordedSliders], None]) -> LiveSliders:
     """The sliders of the node that is running now, open to `move_live` while its prompt runs.
 
-    Raises HostMismatch outside a run of the host.
+    Raises ComfyMismatch outside a run of ComfyUI.
     """
-    from comfy_execution.utils import get_executing_context
-
-    context = get_executing_context()
-    if context is None:
-        raise HostMismatch(
+    run = running_node()
+    if run is None:
+        raise ComfyMismatch(
             'Sliders can move only while ComfyUI runs a graph. Turn "live" off, or run the node in '
             "a graph."
         )
-    run = Run(context.prompt_id, context.node_id)
-    live = LiveSliders(start, lambda moves: on_move(run, moves))
+    live = LiveSliders(start, lambda recorded: on_move(run, recorded))
     with _lock:
         _runs[run] = live
     return live
 
 
+def running_node() -> Run | None:
+    """The node that this thread runs now; None outside a run of ComfyUI."""
+    from comfy_execution.utils import get_executing_context
+
+    context = get_executing_context()
+    return None if context is None else Run(context.prompt_id, context.node_id)
+
+
 def move_live(prompt_id: str, node_id: str, sliders: Sliders) -> None:
     """Give a running sampler other sliders from its next step on.
 
-    Raises HostMismatch when that prompt is not the one that runs, or has no such sliders.
+    Raises ComfyMismatch when that prompt is not the one that runs, or has no such sliders.
     """
     with _lock:
         live = _runs.get(Run(prompt_id, node_id))
     if live is None or prompt_id not in running_prompts():
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'No live sliders of the node "{node_id}" are in use in a prompt "{prompt_id}" that '
             "runs now: it is over, was not started yet, or the node is not live."
         )
@@ -59,7 +64,7 @@ def move_live(prompt_id: str, node_id: str, sliders: Sliders) -> None:
 
 
 def running_prompts() -> set[str]:
-    """Ids of the prompts that the host runs now."""
+    """Ids of the prompts that ComfyUI runs now."""
     from server import PromptServer
 
     running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
@@ -73,9 +78,9 @@ def write_back(
     widgets: Sequence[str],
     values: Mapping[str, Any],
 ) -> None:
-    """Put the values that a node really used into what the host saves with the pictures of a run.
+    """Write the values that a node used into the graph that ComfyUI saves with the run's pictures.
 
-    The host hands the graph, in both its forms, to every node that asks for it (hidden inputs), the
+    ComfyUI hands the graph, in both its forms, to every node that asks for it (hidden inputs), the
     same objects to all; what saves a picture comes after the sampler and writes them down.
 
     Args:
@@ -89,7 +94,7 @@ def write_back(
     node = (prompt or {}).get(node_id)
     if node is not None:  # it is not there when the node is what another one unfolds into
         node["inputs"].update(values)
-        # What the host thinks of the values as they were (fingerprint_inputs), and would go by.
+        # What ComfyUI thinks of the values as they were (fingerprint_inputs), and would go by.
         node.pop("is_changed", None)
     drawn = _drawn_node((pnginfo or {}).get("workflow") or {}, node_id)
     shown = drawn.get("widgets_values")

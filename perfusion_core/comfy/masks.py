@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .models import HostMismatch
+from .models import ComfyMismatch
 from .pictures import in_colour
 from .pretrained import load_whole, model_folders
 
@@ -24,7 +24,7 @@ REMEDY = (
 
 
 def register_mask_folder() -> None:
-    """Make `models/clipseg` known to the host. Creates nothing on disk. Safe to call again."""
+    """Make `models/clipseg` known to ComfyUI. Creates nothing on disk. Safe to call again."""
     import folder_paths
 
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
@@ -41,7 +41,7 @@ def zero_shot_masks(
     word: str,
     on_picture: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Soft masks [B, H, W], 0 to 1, of where `word` is in the host's IMAGE [B, H, W, C].
+    """Soft masks [B, H, W], 0 to 1, of where `word` is in ComfyUI's IMAGE [B, H, W, C].
 
     The probability that CLIPSeg gives, divided by each image's own maximum.
 
@@ -49,25 +49,25 @@ def zero_shot_masks(
         name: of `mask_models`.
         on_picture: told of (pictures done, in all); may raise to stop.
 
-    Raises HostMismatch when the model is not there or is no CLIPSeg, or the word is empty.
+    Raises ComfyMismatch when the model is not there or is no CLIPSeg, or the word is empty.
     """
     from comfy import model_management
     from comfy.model_patcher import ModelPatcher
 
     if not word.strip():
-        raise HostMismatch(
+        raise ComfyMismatch(
             'The word is empty: write what to look for in an ordinary word, such as "teddy".'
         )
     images = in_colour(images, "pictures")
     if not len(images):
-        raise HostMismatch("There is no picture to look at: connect at least one.")
+        raise ComfyMismatch("There is no picture to look at: connect at least one.")
     if not bool(images.isfinite().all()):
-        raise HostMismatch(
+        raise ComfyMismatch(
             "A picture holds NaN or infinity: the node that it comes from failed. Look at the "
             "pictures, and leave it out or make it again."
         )
     processor, model = _load(name)
-    # In a module of its own: the host notes the device on what it patches.
+    # In a module of its own: ComfyUI notes the device on what it patches.
     patcher = ModelPatcher(
         torch.nn.ModuleDict({FOLDER: model}),
         load_device=model_management.get_torch_device(),
@@ -95,7 +95,7 @@ def _load(name: str) -> tuple[Any, Any]:
     known = mask_models()
     if name not in known:
         listed = ", ".join(known) or "none"
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'There is no CLIPSeg model "{name}" in models/{FOLDER} (found: {listed}). {REMEDY}'
         )
     # Here and not above: importing it takes a second that only this node should cost.

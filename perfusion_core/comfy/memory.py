@@ -11,7 +11,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that a device, or the machine, has no memory left."""
     from comfy import model_management
 
-    # Newer hosts know further errors of a GPU that mean it.
+    # Newer versions of ComfyUI know further errors of a GPU that mean it.
     is_oom = getattr(model_management, "is_oom", None)
     if is_oom is not None and is_oom(error):
         return True

@@ -1,6 +1,6 @@
 """Which concepts made a picture, in the picture's own metadata.
 
-The host writes what a request's `extra_pnginfo` holds into every picture that the request saves.
+ComfyUI writes what a request's `extra_pnginfo` holds into every picture that the request saves.
 It is filled in when the request comes, not when a loader runs: a node whose result is cached does
 not run, and its pictures should say it all the same. A concept that the graph itself trains is not
 known by then; it is noted when it is applied, and remembered for the requests that find it cached.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..cache import BoundedCache
 from ..concept.concept import Concept, ConceptError
 from ..concept.concept_file import read_card
 from ..concept.placeholder import fold
@@ -21,18 +22,17 @@ from .concept_folder import concept_path
 ENTRY = "perfusion_concepts"
 LOADER, APPLIER = "PerfusionConceptLoader", "PerfusionApplyConcepts"
 
-# Of an applier and all that leads to it -> what it applied when it last ran. The host's cache of
+# Of an applier and all that leads to it -> what it applied when it last ran. ComfyUI's cache of
 # results goes by the same.
-_applied: dict[str, list[dict[str, str]]] = {}
-_KEPT = 64
+_applied: BoundedCache[str, list[dict[str, str]]] = BoundedCache(64)
 
 _Graph = Mapping[str, Any]
 
 
 def register_metadata() -> None:
-    """Have the host's server fill in the concepts of every request. Safe to call again.
+    """Have ComfyUI's server fill in the concepts of every request. Safe to call again.
 
-    A script that uses the host's modules without a server has no requests either.
+    A script that uses ComfyUI's modules without a server has no requests either.
     """
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None and name_concepts not in server.on_prompt_handlers:
@@ -40,21 +40,21 @@ def register_metadata() -> None:
 
 
 def name_concepts(request: dict[str, Any]) -> dict[str, Any]:
-    """The host's request to run a graph, with the files, placeholders and hashes of its concepts.
+    """ComfyUI's request to run a graph, with the files, placeholders and hashes of its concepts.
 
     A request without concepts comes back as it is.
     """
     graph = request.get("prompt") or {}
     late = [key for key, node in graph.items() if _known_late(node)]
-    told = _loaded(graph)
+    listed = _loaded(graph)
     for key in late:
-        _add(told, _applied.get(_origin(graph, key), []))
-    if told or late:
+        _add(listed, _applied.get(_origin(graph, key)) or [])
+    if listed or late:
         extra = request["extra_data"] = {**(request.get("extra_data") or {})}
         # There in any case: a node that runs adds to it.
         extra["extra_pnginfo"] = {**(extra.get("extra_pnginfo") or {})}
-        if told:
-            extra["extra_pnginfo"][ENTRY] = told
+        if listed:
+            extra["extra_pnginfo"][ENTRY] = listed
     return request
 
 
@@ -65,11 +65,11 @@ def note_applied(
     extra: Any,
     file: str = "",
 ) -> None:
-    """Add the concepts that a node applies to what the host saves with the pictures of this run.
+    """Add the concepts that a node applies to what ComfyUI saves with the pictures of this run.
 
     Args:
         file: they come from; "" for none.
-        node, graph, extra: the host's hidden inputs UNIQUE_ID, PROMPT and EXTRA_PNGINFO; None where
+        node, graph, extra: ComfyUI's hidden inputs UNIQUE_ID, PROMPT and EXTRA_PNGINFO; None where
             there are none, and then nothing is noted.
     """
     if node is None or not graph or not isinstance(extra, dict):
@@ -81,21 +81,19 @@ def note_applied(
     _add(extra.setdefault(ENTRY, []), made)
     # A node inside of what another one unfolds into is not in the graph that was sent.
     if _known_late(graph.get(node)):
-        while len(_applied) >= _KEPT:
-            del _applied[next(iter(_applied))]
-        _applied[_origin(graph, node)] = made
+        _applied.put(_origin(graph, node), made)
 
 
-def _add(told: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:
-    """Those of `more` that are not told yet: a concept of a loader may be applied further on."""
-    known = {(fold(one["placeholder"]), one["hash"]) for one in told}
-    told += [one for one in more if (fold(one["placeholder"]), one["hash"]) not in known]
+def _add(listed: list[dict[str, str]], more: Iterable[dict[str, str]]) -> None:
+    """Those of `more` that are not listed yet: a concept of a loader may be applied further on."""
+    known = {(fold(one["placeholder"]), one["hash"]) for one in listed}
+    listed += [one for one in more if (fold(one["placeholder"]), one["hash"]) not in known]
 
 
 def _loaded(graph: _Graph) -> list[dict[str, str]]:
     """What each concept loader of a graph in the API's format loads.
 
-    Loaders whose file cannot be read are left out: the host refuses such a graph, or the loader
+    Loaders whose file cannot be read are left out: ComfyUI refuses such a graph, or the loader
     fails and says why.
     """
     found = []
@@ -148,5 +146,5 @@ def _origin(graph: _Graph, key: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    # The host turns a 1 that was sent into the 1.0 that the input takes.
+    # ComfyUI turns a 1 that was sent into the 1.0 that the input takes.
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..families import FAMILIES, REFUSED, REFUSED_PARTS, ModelFamily
+from .protocols import BaseModel, Model, Projection
 
 
-class HostMismatch(ValueError):
+class ComfyMismatch(ValueError):
     """What was connected in ComfyUI does not go together; says what was found and what to do."""
 
 
@@ -25,8 +25,8 @@ class Layer:
         out: width of the values.
     """
 
-    key: Any
-    value: Any
+    key: Projection
+    value: Projection
     text_width: int
     out: int
 
@@ -45,9 +45,16 @@ class Layer:
         projected: Tensor = module(context)
         if getattr(module, "bias", None) is not None:
             projected = projected - module(torch.zeros_like(context))
-        if self.fused:
-            projected = projected.chunk(2, dim=-1)[kind == "value"]
-        return projected
+        return self.part(kind, projected)
+
+    def part(self, kind: str, projected: Tensor) -> Tensor:
+        """The keys or the values [..., out] in what their projection gave.
+
+        Args:
+            kind: "key" or "value".
+            projected: [..., out], or [..., 2 out] of a fused projection.
+        """
+        return projected.chunk(2, dim=-1)[kind == "value"] if self.fused else projected
 
 
 def describe_families() -> str:
@@ -55,31 +62,31 @@ def describe_families() -> str:
     return ", ".join(f"{f.title} (text width {f.context_width})" for f in FAMILIES.values())
 
 
-def detect_family(model: Any) -> ModelFamily:
+def detect_family(model: Model) -> ModelFamily:
     """The family of a MODEL of ComfyUI's.
 
-    Raises HostMismatch with the model's class and the reason when concepts do not fit it.
+    Raises ComfyMismatch with the model's class and the reason when concepts do not fit it.
     """
     base = getattr(model, "model", None)
     name = type(base).__name__
     for ancestor in type(base).__mro__:
         if ancestor.__name__ in REFUSED:
-            raise HostMismatch(_refusal(name, REFUSED[ancestor.__name__].reason))
+            raise ComfyMismatch(_refusal(name, REFUSED[ancestor.__name__].reason))
     network = getattr(base, "diffusion_model", None)
     alike = [family for family in FAMILIES.values() if family.is_of_class(network)]
     if not alike:
         inner = "" if network is None else f" (a {type(network).__name__})"
-        raise HostMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
+        raise ComfyMismatch(_refusal(f"{name}{inner}", "this pack does not know its layers"))
     for part, refusal in REFUSED_PARTS.items():
         if hasattr(network, part):
-            raise HostMismatch(_refusal(f"{name} with a {part}", refusal.reason))
+            raise ComfyMismatch(_refusal(f"{name} with a {part}", refusal.reason))
     for family in alike:
         if family.recognises(network):
             return family
     widths = {width for family in alike for width in family.text_widths(network)}
     for family in alike:
         if widths == {family.context_width}:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 _refusal(
                     name,
                     f"its text has the width of {family.title}'s ({family.context_width}), but "
@@ -87,7 +94,7 @@ def detect_family(model: Any) -> ModelFamily:
                 )
             )
     shown = " and ".join(map(str, sorted(widths))) or "none at all"
-    raise HostMismatch(_refusal(name, f"the text width of its cross-attention is {shown}"))
+    raise ComfyMismatch(_refusal(name, f"the text width of its cross-attention is {shown}"))
 
 
 def _refusal(model: str, reason: str) -> str:
@@ -97,12 +104,12 @@ def _refusal(model: str, reason: str) -> str:
     )
 
 
-def layers_of(model: Any, family: ModelFamily) -> dict[str, Layer]:
+def layers_of(model: Model, family: ModelFamily) -> dict[str, Layer]:
     """The cross-attention layers of a MODEL by path, e.g. "middle_block.1...attn2"."""
     return network_layers(model.model.diffusion_model, family)
 
 
-def network_layers(network: Any, family: ModelFamily) -> dict[str, Layer]:
+def network_layers(network: nn.Module, family: ModelFamily) -> dict[str, Layer]:
     """The cross-attention layers of a diffusion model by path, in the network's order."""
     where, layers = family.attention, {}
     for path, module in family.layer_modules(network).items():
@@ -112,7 +119,7 @@ def network_layers(network: Any, family: ModelFamily) -> dict[str, Layer]:
     return layers
 
 
-def compute_dtype(base: Any) -> torch.dtype:
+def compute_dtype(base: BaseModel) -> torch.dtype:
     """What a model computes in, whatever its weights are kept in."""
     dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
     return dtype

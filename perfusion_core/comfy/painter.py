@@ -1,4 +1,4 @@
-"""Pictures of a concept while it trains, by the host's own sampler."""
+"""Pictures of a concept while it trains, by ComfyUI's own sampler."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from ..concept.concept import Concept
 from ..method.settings import ConceptSettings
 from .backbone import ComfyBackbone
+from .concept_entry import ConceptEntry
 from .prompts import add_concepts
-from .stack import ConceptEntry, apply_stack
+from .protocols import Clip, Conditioning, Model, Vae
+from .stack import apply_stack
 
 STEPS, CFG = 20, 5.0
 SAMPLER, SCHEDULER = "euler", "normal"
@@ -22,7 +24,7 @@ class BackbonePainter:
     """The `Painter` of a model that is being trained on.
 
     Args:
-        vae: the host's VAE.
+        vae: ComfyUI's VAE.
         shape: [C, H, W] of the latents of a picture.
         seed: of the noise; the same for every prompt.
         on_step: called after every sampling step; may raise to stop.
@@ -31,7 +33,7 @@ class BackbonePainter:
     def __init__(
         self,
         backbone: ComfyBackbone,
-        vae: Any,
+        vae: Vae,
         shape: Sequence[int],
         seed: int,
         on_step: Callable[[], None] | None = None,
@@ -45,7 +47,7 @@ class BackbonePainter:
     def __call__(
         self, concept: Concept, settings: ConceptSettings, prompts: Sequence[str]
     ) -> Tensor:
-        """See `Painter`. Leaves the global random state as it was, which the host's noise sets."""
+        """See `Painter`. Leaves the global random state as it was, which ComfyUI's noise sets."""
         device = self._backbone.device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices), self._backbone.paused() as (model, clip):
@@ -57,7 +59,7 @@ class BackbonePainter:
             pictures = [self._one(carrying, _encoded(knowing, p), negative) for p in prompts]
         return torch.cat(pictures)
 
-    def _one(self, model: Any, positive: Any, negative: Any) -> Tensor:
+    def _one(self, model: Model, positive: Conditioning, negative: Conditioning) -> Tensor:
         import comfy.sample
 
         empty = torch.zeros(1, *self._shape)
@@ -83,5 +85,5 @@ class BackbonePainter:
             self._on_step()
 
 
-def _encoded(clip: Any, text: str) -> Any:
+def _encoded(clip: Clip, text: str) -> Any:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))

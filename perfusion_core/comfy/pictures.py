@@ -1,11 +1,10 @@
-"""From the host's IMAGE, MASK and VAE to what training takes."""
+"""From ComfyUI's IMAGE, MASK and VAE to what training takes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,8 @@ from torch import Tensor
 from ..concept.placeholder import mentions, not_mentioned
 from ..method.batches import PictureGroup, TrainingError
 from ..method.sizes import bucket, cut_off, fit, whole_cells
-from .models import HostMismatch
+from .models import ComfyMismatch
+from .protocols import Vae
 
 PREVIEW_SIZE = 96
 PREVIEW_QUALITY = 75
@@ -45,7 +45,7 @@ def read_pictures(
     captions: Sequence[str],
     placeholder: str,
 ) -> list[Picture]:
-    """Pictures from lists of the host's IMAGEs [B, H, W, C] and MASKs [B, h, w], and of captions.
+    """Pictures from lists of ComfyUI's IMAGEs [B, H, W, C] and MASKs [B, h, w], and of captions.
 
     Batches in a list count as the pictures in them. A single mask serves all pictures.
 
@@ -66,18 +66,18 @@ def read_pictures(
             "There is no training picture: connect images to train from (4 to 6 are good)."
         )
     _check_numbers("training picture", pixels)
-    given = [mask for batch in masks if batch is not None for mask in _flat(batch)]
-    _check_numbers("mask", given)
-    if len(given) == 1:
-        given *= len(pixels)
-    if given and len(given) != len(pixels):
+    all_masks = [mask for batch in masks if batch is not None for mask in _flat(batch)]
+    _check_numbers("mask", all_masks)
+    if len(all_masks) == 1:
+        all_masks *= len(pixels)
+    if all_masks and len(all_masks) != len(pixels):
         raise TrainingError(
-            f"There are {len(given)} masks for {len(pixels)} pictures: give one mask for each "
+            f"There are {len(all_masks)} masks for {len(pixels)} pictures: give one mask for each "
             "picture, or a single one for all."
         )
     lines = _captions(captions, placeholder, len(pixels))
     return [
-        Picture(p, _resized(given[n], p.shape[1:]) if given else None, line)
+        Picture(p, _resized(all_masks[n], p.shape[1:]) if all_masks else None, line)
         for n, (p, line) in enumerate(zip(pixels, lines, strict=True))
     ]
 
@@ -88,11 +88,11 @@ def in_colour(images: Tensor, what: str) -> Tensor:
     Args:
         what: how a message calls them, such as "training pictures".
 
-    Raises HostMismatch for what is no batch of pictures.
+    Raises ComfyMismatch for what is no batch of pictures.
     """
     shape = list(images.shape)
     if len(shape) != 4 or shape[3] not in (1, 3, 4) or not shape[1] or not shape[2]:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f"The {what} have the shape {shape}; expected [pictures, height, width, 3], colours "
             "last, such as Load Image gives. Connect an IMAGE, not a mask or latents, and no empty "
             "one."
@@ -252,7 +252,7 @@ def flipped(pictures: Sequence[Picture]) -> list[Picture]:
 
 
 def picture_groups(
-    vae: Any, pictures: Sequence[Picture], on_picture: Callable[[], None] = lambda: None
+    vae: Vae, pictures: Sequence[Picture], on_picture: Callable[[], None] = lambda: None
 ) -> list[PictureGroup]:
     """Latents in groups of one size, encoded one picture at a time to keep memory low.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..concept.safetensors_file import shortened
 from ..limits import MAX_FIELD
-from .models import HostMismatch
+from .models import ComfyMismatch
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def load_whole(folder: Path, model: Any, processor: Any, kind: str, remedy: str)
         kind: what the folder should hold, such as "CLIP".
         remedy: what to do when it does not.
 
-    Raises HostMismatch when it cannot be read, or weights are missing: `transformers` would put
+    Raises ComfyMismatch when it cannot be read, or weights are missing: `transformers` would put
     random ones in their place.
     """
     try:
@@ -97,12 +97,12 @@ def load_whole(folder: Path, model: Any, processor: Any, kind: str, remedy: str)
         )
     # Whatever a file of anybody's can make the library raise: it has a dozen kinds of its own.
     except Exception as error:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'"{folder}" cannot be read as a {kind} model: {shortened(error, 500)}. {remedy}'
         ) from error
     missing = sorted(found["missing_keys"])
     if missing:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'"{folder}" is not a whole {kind} model: {len(missing)} of its weights are missing, '
             f'such as "{missing[0]}". {remedy}'
         )

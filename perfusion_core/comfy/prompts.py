@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ..concept.concept import Concept
 from ..concept.placeholder import fold
@@ -17,7 +16,8 @@ from ..families import FAMILIES
 from ..method.settings import KeyLock
 from .encoding import Encoding, encode
 from .key_lock import LOCKED_PROMPT, SUPERCLASS_PROMPT, with_key_lock
-from .models import HostMismatch
+from .models import ComfyMismatch
+from .protocols import Clip, Tokenizer
 from .tokenizers import encoder_widths, stock_tokenizer, tokenizers_of, with_placeholders, words_of
 from .vectors import Word, is_vector
 
@@ -37,15 +37,15 @@ __all__ = [
 
 
 def add_concepts(
-    clip: Any, concepts: Iterable[Concept], locks: Iterable[KeyLock] | None = None
-) -> Any:
-    """A clone of the host's CLIP that knows the placeholders of `concepts` too.
+    clip: Clip, concepts: Iterable[Concept], locks: Iterable[KeyLock] | None = None
+) -> Clip:
+    """A clone of ComfyUI's CLIP that knows the placeholders of `concepts` too.
 
     Args:
         locks: the key lock of each concept; None for local. With a global one among them the CLIP
             encodes each prompt's superclass twin as well and hands it on in the conditioning.
 
-    Raises HostMismatch when the CLIP has other text encoders or a placeholder is taken.
+    Raises ComfyMismatch when the CLIP has other text encoders or a placeholder is taken.
     """
     concepts = tuple(concepts)
     locks = (KeyLock.LOCAL,) * len(concepts) if locks is None else tuple(locks)
@@ -69,17 +69,17 @@ def add_concepts(
     return with_words(clip, words)
 
 
-def word_tokens(tokenizer: Any, word: str) -> list[int]:
+def word_tokens(tokenizer: Tokenizer, word: str) -> list[int]:
     """Token ids of a word or several, without start and end; of one of ComfyUI's `SDTokenizer`s.
 
     As ordinary words, even where a placeholder is written alike: what a concept is must not depend
-    on the concepts before it in a chain. Raises HostMismatch for a word without tokens.
+    on the concepts before it in a chain. Raises ComfyMismatch for a word without tokens.
     """
     stock = stock_tokenizer(tokenizer)
     row = stock.tokenize_with_weights(word, disable_weights=True)[0]
     tokens = [token for token, *_ in row]
     if any(is_vector(token) for token in tokens):
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'the superclass "{word}" is an embedding, whose vectors are no word: name what the '
             'concept is in an ordinary word, such as "teddy"'
         )
@@ -88,14 +88,14 @@ def word_tokens(tokenizer: Any, word: str) -> list[int]:
     if stock.end_token in tokens:
         tokens = tokens[: tokens.index(stock.end_token)]
     if not tokens:
-        raise HostMismatch(
+        raise ComfyMismatch(
             f'the superclass "{word}" has no token: name what the concept is in an ordinary word, '
             'such as "teddy"'
         )
     return tokens
 
 
-def with_words(clip: Any, words: Mapping[str, Sequence[Word]]) -> Any:
+def with_words(clip: Clip, words: Mapping[str, Sequence[Word]]) -> Clip:
     """A clone of ComfyUI's CLIP with more words, given by text encoder."""
     clone = clip.clone()
     clone.tokenizer = copy.copy(clip.tokenizer)
@@ -119,7 +119,7 @@ def _merged(known: Sequence[Word], more: Sequence[Word]) -> tuple[Word, ...]:
     for word in more:
         other = merged.setdefault(fold(word.text), word)
         if other.owner != word.owner:
-            raise HostMismatch(clash(word.text, other.title, word.title))
+            raise ComfyMismatch(clash(word.text, other.title, word.title))
         if word.superclass:
             merged[fold(word.text)] = word
     return tuple(merged.values())
@@ -139,7 +139,7 @@ def _check_encoders(concept: Concept, found: Mapping[str, int]) -> None:
     if expected == found:
         return
     family = FAMILIES[concept.family].title
-    raise HostMismatch(
+    raise ComfyMismatch(
         f'The concept "{concept.name}" was trained for {family}, whose text encoders are '
         f"{_listed(expected)}; the connected CLIP has {_listed(found)}. Connect the CLIP of the "
         "model that the concept is applied to."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..method.validation import Score
-from .models import HostMismatch
+from .models import ComfyMismatch
 from .pretrained import load_whole, model_folders
 
 FOLDER = "clip_vision"
@@ -39,19 +39,19 @@ class ClipScorer:
         references: the training pictures [3, H, W], 0 to 1, of any sizes.
         name: of `score_models`, or AUTO for the first of them.
 
-    Raises HostMismatch where that is not there, or cannot be read.
+    Raises ComfyMismatch where that is not there, or cannot be read.
     """
 
     def __init__(self, references: Sequence[Tensor], name: str = AUTO) -> None:
         known = score_models()
         if not known:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f"To select the best step, pictures are scored with CLIP, and there is no CLIP "
                 f"model in models/{FOLDER}. {REMEDY}"
             )
         self.name = next(iter(known)) if name == AUTO else name
         if self.name not in known:
-            raise HostMismatch(
+            raise ComfyMismatch(
                 f'There is no CLIP model "{name}" in models/{FOLDER} (found: {", ".join(known)}). '
                 f"{REMEDY}"
             )
@@ -70,7 +70,7 @@ class ClipScorer:
     def _embedded(self, pictures: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Unit vectors of pictures [H, W, 3] and of their texts."""
         pixels = [(p.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]
-        images, said = [], []
+        images, captions = [], []
         for first in range(0, len(pixels), AT_ONCE):
             inputs = self._processor(
                 text=list(texts[first : first + AT_ONCE]),
@@ -82,8 +82,8 @@ class ClipScorer:
             with torch.no_grad():
                 outputs = self._model(**inputs)
             images.append(outputs.image_embeds.float())
-            said.append(outputs.text_embeds.float())
-        return torch.cat(images), torch.cat(said)
+            captions.append(outputs.text_embeds.float())
+        return torch.cat(images), torch.cat(captions)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

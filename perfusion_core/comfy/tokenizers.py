@@ -8,28 +8,29 @@ embedding; and the Hugging Face tokenizer within it (`inner_tokenizer.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 from ..concept.placeholder import Finder
 from .inner_tokenizer import PlaceholderTokenizer
+from .protocols import Clip, Tokenizer, Tokens
 from .vectors import KnownVectors, Word, is_vector
 
 
-def tokenizers_of(clip: Any) -> dict[str, Any]:
+def tokenizers_of(clip: Clip) -> dict[str, Tokenizer]:
     """ComfyUI's `SDTokenizer`s of a CLIP by their encoder, e.g. {"clip_l": ..., "clip_g": ...}."""
     from comfy.sd1_clip import SDTokenizer
 
     return {k: v for k, v in vars(clip.tokenizer).items() if isinstance(v, SDTokenizer)}
 
 
-def encoder_widths(clip: Any) -> dict[str, int]:
+def encoder_widths(clip: Clip) -> dict[str, int]:
     """Encoder -> width of its token embeddings, of ComfyUI's CLIP."""
     return {name: int(tokenizer.embedding_size) for name, tokenizer in tokenizers_of(clip).items()}
 
 
-def first_encoder(clip: Any, tokens: Mapping[str, Any]) -> tuple[Any, Any]:
+def first_encoder(clip: Clip, tokens: Tokens) -> tuple[Tokenizer, list[list[Any]]]:
     """One text encoder's `SDTokenizer` and its chunks of a prompt's `tokens`.
 
     The encoders' chunks are aligned, vector by vector, so one tells for all.
@@ -38,22 +39,22 @@ def first_encoder(clip: Any, tokens: Mapping[str, Any]) -> tuple[Any, Any]:
     return tokenizer, tokens[name.removeprefix("clip_")]
 
 
-def stock_tokenizer(tokenizer: Any) -> Any:
+def stock_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """The `SDTokenizer` that a copy of ours was made of; any other one itself."""
     return tokenizer.stock if isinstance(tokenizer, PlaceholderSDTokenizer) else tokenizer
 
 
-def words_of(tokenizer: Any) -> tuple[Word, ...]:
+def words_of(tokenizer: Tokenizer) -> tuple[Word, ...]:
     """The placeholders that an `SDTokenizer` knows."""
     return vectors_of(tokenizer).words
 
 
-def vectors_of(tokenizer: Any) -> KnownVectors:
+def vectors_of(tokenizer: Tokenizer) -> KnownVectors:
     """Finds the vectors of those placeholders among an `SDTokenizer`'s tokens."""
     return tokenizer.known if isinstance(tokenizer, PlaceholderSDTokenizer) else KnownVectors(())
 
 
-def with_placeholders(tokenizer: Any, words: Sequence[Word]) -> Any:
+def with_placeholders(tokenizer: Tokenizer, words: Sequence[Word]) -> Tokenizer:
     """A copy of a stock `SDTokenizer` that knows `words` and no others."""
     known = KnownVectors(words)
     inner = _copied(tokenizer.tokenizer, PlaceholderTokenizer)
@@ -63,7 +64,8 @@ def with_placeholders(tokenizer: Any, words: Sequence[Word]) -> Any:
     inner.text_part = slice(tokenizer.tokens_start, -1 if adds_end else None)
     copy = _copied(tokenizer, PlaceholderSDTokenizer)
     copy.stock, copy.known, copy.tokenizer = tokenizer, known, inner
-    return copy
+    knowing: Tokenizer = copy
+    return knowing
 
 
 def _copied(original: Any, mixin: type) -> Any:
@@ -87,7 +89,7 @@ class PlaceholderSDTokenizer:
         known: the vectors of the placeholders.
     """
 
-    stock: Any
+    stock: Tokenizer
     known: KnownVectors
 
     def tokenize_with_weights(

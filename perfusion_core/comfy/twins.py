@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..cache import BoundedCache
 from ..method.edit import LockedPrompt
 from .key_lock import LOCKED_PROMPTS, encoded_prompts, prompt_beside
+from .protocols import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +63,10 @@ class PromptCarrier:
 
     def __init__(self) -> None:
         self._resolved: Any = WeakTensorKeyDictionary()  # by context: once a run, not once a step
-        self._said: set[tuple[Any, str]] = set()
+        self._said: BoundedCache[tuple[Any, str], bool] = BoundedCache(64)
 
     def __call__(
-        self, executor: Any, model: Any, conds: Any, x: Any, timestep: Any, options: Any
+        self, executor: Executor, model: Any, conds: Any, x: Any, timestep: Any, options: Any
     ) -> Any:
         found: dict[int, LockedPrompt] = {}
         problems = []
@@ -74,10 +76,10 @@ class PromptCarrier:
                 resolved = self._resolve(cond, positive=number == 0 and len(conds) > 1)
                 found.update((id(prompt), prompt) for prompt in resolved.prompts)
                 problems.append(resolved.problem)
-        said = {*problems} - {""}
-        if not found and _CHANGED not in said:
-            said = {_UNKNOWN}
-        for problem in said:
+        warnings = {*problems} - {""}
+        if not found and _CHANGED not in warnings:
+            warnings = {_UNKNOWN}
+        for problem in warnings:
             self._say(problem)
         inner = {**options.get("transformer_options", {}), LOCKED_PROMPTS: tuple(found.values())}
         return executor(model, conds, x, timestep, {**options, "transformer_options": inner})
@@ -96,11 +98,9 @@ class PromptCarrier:
 
         run = get_executing_context()
         key = (None if run is None else (run.prompt_id, run.node_id), text)
-        if key in self._said:
+        if self._said.get(key):
             return
-        if len(self._said) > 64:
-            self._said.clear()
-        self._said.add(key)
+        self._said.put(key, True)
         logger.warning("%s", text)
         if run is not None:
             _tell_node(text, run.node_id)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .protocols import ModelPatcher
+
 HALF = (torch.float16, torch.bfloat16)
 PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -26,14 +28,14 @@ PLAIN = (Tensor, torch.nn.Parameter)
 DYNAMIC = "_v"
 
 
-def is_dynamic(patcher: Any) -> bool:
+def is_dynamic(patcher: ModelPatcher) -> bool:
     """Whether ComfyUI brings this model's weights to the device page by page (dynamic VRAM)."""
     asked = getattr(patcher, "is_dynamic", None)  # 0.3.75 does not know it
     return asked is not None and bool(asked())
 
 
 @contextmanager
-def trainable_weights(patcher: Any, fine: bool = False) -> Iterator[None]:
+def trainable_weights(patcher: ModelPatcher, fine: bool = False) -> Iterator[None]:
     """Within this context the weights of a loaded model can be trained on; then all is as before.
 
     What is learned is the same as if ComfyUI had loaded the whole model onto the device.
@@ -82,7 +84,7 @@ class _StandIns:
             module.__dict__.setdefault(DYNAMIC, address)
 
 
-def _bring(patcher: Any, device: torch.device, stand_ins: _StandIns) -> None:
+def _bring(patcher: ModelPatcher, device: torch.device, stand_ins: _StandIns) -> None:
     """Bring every weight that is not on the device there, as ComfyUI would have loaded it whole."""
     dynamic = is_dynamic(patcher)
     for path, module in patcher.model.named_modules():
@@ -153,7 +155,7 @@ def _ordinary(tensor: Tensor) -> Tensor:
     )
 
 
-def no_room(patchers: Sequence[Any]) -> str:
+def no_room(patchers: Sequence[ModelPatcher]) -> str:
     """What to say when the weights of these models do not fit into the device's memory."""
     from comfy import model_management
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from ..draw.gate_table import COLOURS
 from ..draw.plots import to_tensor
-from ..draw.token_gates import COLOURS
 from ..families import FAMILIES, in_order
 from ..limits import MAX_PREVIEW_SIDE
 from .concept import Concept

@@ -11,31 +11,32 @@ tensors are read; whatever keeps it from being a concept is a ConceptError.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ..limits import MAX_ENTRY, MAX_FILE, MAX_HEADER, MAX_LAYERS, MAX_PREVIEW, MAX_TRAINING
+from ..limits import MAX_ENTRY, MAX_FILE, MAX_HEADER, MAX_LAYERS, MAX_TRAINING
 from .concept import Concept, ConceptError, check_readable_words, check_recommended
+from .concept_header import (
+    LONGEST_PREVIEW,
+    check_format,
+    entry,
+    finite_number,
+    number,
+    preview_entry,
+    to_header,
+    training_entry,
+)
 from .files import cause, write_atomically, write_new
 from .safetensors_file import Header, NotSafetensors, read_header, serialized, shortened
-
-FORMAT = "perfusion-concept"
-VERSION, VERSION_WITH_KEYS = "1", "2"
-
-_LONGEST_PREVIEW = 4 * MAX_PREVIEW // 3 + 4  # as base64
 
 # What a file of another kind begins with.
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -75,14 +76,14 @@ def _writing(concept: Concept, path: Path) -> Iterator[None]:
 
 
 def _serialized(concept: Concept) -> bytes:
-    header = _to_header(concept)
+    header = to_header(concept)
     _check_readable(concept, header)
     return serialized(concept.tensors(), header)
 
 
 def _check_readable(concept: Concept, header: Mapping[str, str]) -> None:
     """Raises ConceptError for what `load_concept` would not read again."""
-    most = {"training": MAX_TRAINING, "preview": _LONGEST_PREVIEW}
+    most = {"training": MAX_TRAINING, "preview": LONGEST_PREVIEW}
     for key, text in header.items():
         bound = most.get(key, MAX_ENTRY)
         if len(text) > bound:
@@ -109,7 +110,7 @@ def load_concept(path: Path) -> Concept:
         file.seek(0)
         # In one piece: what was checked is what is read.
         concept = _from_file(header, load(file.read(MAX_FILE + 1)))
-        if concept.hash != _entry(header, "hash"):
+        if concept.hash != entry(header, "hash"):
             raise ConceptError(
                 "the tensors do not match the hash in the header: the file was damaged or edited. "
                 "Copy or download it again."
@@ -147,16 +148,16 @@ def read_card(path: Path) -> ConceptCard:
     with _opened(Path(path)) as (file, whole):
         header = whole.metadata
         card = ConceptCard(
-            name=_entry(header, "name"),
-            placeholder=_entry(header, "placeholder"),
-            superclass=_entry(header, "superclass"),
-            family=_entry(header, "family"),
-            width=int(_finite(header, "text_width")),
-            bias=_finite(header, "bias"),
-            temperature=_finite(header, "temperature"),
-            author=_entry(header, "author"),
-            licence=_entry(header, "licence"),
-            hash=_entry(header, "hash"),
+            name=entry(header, "name"),
+            placeholder=entry(header, "placeholder"),
+            superclass=entry(header, "superclass"),
+            family=entry(header, "family"),
+            width=int(finite_number(header, "text_width")),
+            bias=finite_number(header, "bias"),
+            temperature=finite_number(header, "temperature"),
+            author=entry(header, "author"),
+            licence=entry(header, "licence"),
+            hash=entry(header, "hash"),
             size=os.fstat(file.fileno()).st_size,
             has_preview="preview" in header,
         )
@@ -168,7 +169,7 @@ def read_card(path: Path) -> ConceptCard:
 def read_preview(path: Path) -> bytes | None:
     """The encoded picture in a concept file, or None. Raises ConceptError as `load_concept`."""
     with _opened(Path(path)) as (_, whole):
-        return _preview(whole.metadata)
+        return preview_entry(whole.metadata)
 
 
 @contextmanager
@@ -178,7 +179,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
         with _reading(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             whole = _header_of(file, size)
-            _check_format(whole.metadata)
+            check_format(whole.metadata)
             if size > MAX_FILE:
                 raise ConceptError(
                     f"the file has {size / 1e6:,.0f} MB; a concept has far below one, and at most "
@@ -252,48 +253,12 @@ def _check_tensors(whole: Header) -> None:
             f"the file has {len(whole.tensors)} tensors, {layers} of them values of layers; at "
             f"most {MAX_LAYERS} layers are read. Get another copy."
         )
-    for name, entry in whole.tensors.items():
-        if entry.dtype not in ("F16", "F32"):
+    for name, tensor in whole.tensors.items():
+        if tensor.dtype not in ("F16", "F32"):
             raise ConceptError(
-                f"the tensor {shortened(name)} is of the dtype {shortened(entry.dtype)}; a "
+                f"the tensor {shortened(name)} is of the dtype {shortened(tensor.dtype)}; a "
                 "concept's are F16 or F32. Get another copy."
             )
-
-
-def _to_header(concept: Concept) -> dict[str, str]:
-    header = {
-        "format": FORMAT,
-        "version": VERSION_WITH_KEYS if concept.keys else VERSION,
-        "name": concept.name,
-        "family": concept.family,
-        "text_width": str(concept.width),
-        "placeholder": concept.placeholder,
-        "superclass": concept.superclass,
-        "bias": repr(concept.bias),
-        "temperature": repr(concept.temperature),
-        "covariance": concept.covariance_fingerprint,
-        "training": json.dumps(dict(concept.training), sort_keys=True),
-        "author": concept.author,
-        "licence": concept.licence,
-        "hash": concept.hash,
-    }
-    if concept.preview is not None:
-        header["preview"] = base64.b64encode(concept.preview).decode()
-    return header
-
-
-def _check_format(header: Mapping[str, str]) -> None:
-    if header.get("format") != FORMAT:
-        raise ConceptError(
-            "this safetensors file is not a concept: its header has the format "
-            f'"{shortened(header.get("format", ""))}", not "{FORMAT}". LoRAs, embeddings and '
-            "checkpoints go through their own loaders."
-        )
-    if header.get("version") not in (VERSION, VERSION_WITH_KEYS):
-        raise ConceptError(
-            f'the file has version "{shortened(header.get("version", ""))}" of the format and this '
-            f"Perfusion reads versions {VERSION} and {VERSION_WITH_KEYS}. Update Perfusion."
-        )
 
 
 def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept:
@@ -309,79 +274,21 @@ def _from_file(header: Mapping[str, str], tensors: dict[str, Tensor]) -> Concept
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
     return Concept(
-        name=_entry(header, "name"),
-        family=_entry(header, "family"),
-        placeholder=_entry(header, "placeholder"),
-        superclass=_entry(header, "superclass"),
+        name=entry(header, "name"),
+        family=entry(header, "family"),
+        placeholder=entry(header, "placeholder"),
+        superclass=entry(header, "superclass"),
         embeddings=group("embedding."),
         target_input=vector("target_input"),
         whitened_target=vector("whitened_target"),
         superclass_encoding=vector("superclass_encoding"),
         values=group("value."),
         keys=group("key."),
-        bias=_number(header, "bias"),
-        temperature=_number(header, "temperature"),
-        covariance_fingerprint=_entry(header, "covariance"),
-        training=_training(header),
-        author=_entry(header, "author"),
-        licence=_entry(header, "licence"),
-        preview=_preview(header),
+        bias=number(header, "bias"),
+        temperature=number(header, "temperature"),
+        covariance_fingerprint=entry(header, "covariance"),
+        training=training_entry(header),
+        author=entry(header, "author"),
+        licence=entry(header, "licence"),
+        preview=preview_entry(header),
     )
-
-
-def _entry(header: Mapping[str, str], key: str, most: int = MAX_ENTRY) -> str:
-    if key not in header:
-        raise ConceptError(
-            f'the header has no entry "{key}": the file is damaged. Get another copy.'
-        )
-    if len(header[key]) > most:
-        raise ConceptError(
-            f'the header\'s entry "{key}" has {len(header[key])} letters; at most {most} are read. '
-            "Get another copy."
-        )
-    return header[key]
-
-
-def _number(header: Mapping[str, str], key: str) -> float:
-    text = _entry(header, key)
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConceptError(
-            f'the header says {key} = "{shortened(text)}", which is not a number. Get another copy.'
-        ) from error
-
-
-def _finite(header: Mapping[str, str], key: str) -> float:
-    number = _number(header, key)
-    if not math.isfinite(number):
-        raise ConceptError(
-            f"the header says {key} = {number}, which is not a finite number. Get another copy."
-        )
-    return number
-
-
-def _training(header: Mapping[str, str]) -> Mapping[str, Any]:
-    try:
-        training = json.loads(_entry(header, "training", MAX_TRAINING))
-    except ConceptError:
-        raise
-    except (ValueError, RecursionError) as error:  # deep brackets, numbers of thousands of digits
-        raise ConceptError(
-            f'the header\'s entry "training" is not JSON ({shortened(error)}). Get another copy.'
-        ) from error
-    if not isinstance(training, dict):
-        raise ConceptError('the header\'s entry "training" is not a JSON object. Get another copy.')
-    return training
-
-
-def _preview(header: Mapping[str, str]) -> bytes | None:
-    if "preview" not in header:
-        return None
-    text = _entry(header, "preview", _LONGEST_PREVIEW)
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:  # the second: letters that are not ASCII
-        raise ConceptError(
-            f'the header\'s entry "preview" is not base64 ({error}). Get another copy.'
-        ) from error

@@ -1,4 +1,4 @@
-"""Plots as pictures, drawn with what the host has."""
+"""Plots as pictures, drawn with what ComfyUI has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def loss_plot(losses: Sequence[float]) -> Tensor:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A picture as the host's IMAGE [1, H, W, 3], 0 to 1."""
+    """A picture as ComfyUI's IMAGE [1, H, W, 3], 0 to 1."""
     data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
     return data.reshape(1, image.height, image.width, 3).float() / 255
 
@@ -72,6 +73,8 @@ def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], ti
     have more than `MAX_GRID` pixels, the pictures in it are smaller, and the title says how much.
     """
     height, width = cells.shape[1:3]
+    shape = {"row": len(rows), "column": len(columns)}
+    grid = rearrange(cells, "(row column) h w c -> row column h w c", **shape)
     scale = min(1.0, math.sqrt(MAX_GRID / (len(columns) * len(rows) * height * width)))
     if scale < 1:
         height, width = max(1, int(height * scale)), max(1, int(width * scale))
@@ -94,7 +97,7 @@ def labelled_grid(cells: Tensor, columns: Sequence[str], rows: Sequence[str], ti
         y = top + r * (height + gap)
         draw.text((left - size / 2, y + height / 2), label, fill=_INK, font_size=size, anchor="rm")
         for c in range(len(columns)):
-            array = (cells[r * len(columns) + c].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+            array = (grid[r, c].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
             picture = Image.fromarray(array.numpy())
             if scale < 1:
                 picture = picture.resize((width, height))

@@ -69,7 +69,6 @@ class ModelFamily:
         context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
         captions: gives the captions that a covariance is estimated from when the user has none.
-        captions: gives the captions that a covariance is estimated from when the user has none.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """One training from pictures to a concept, on ComfyUI's models: for the node and for who has none.
 
 The session owns the loop. Between two steps, and never within one, it saves copies, paints
-validation pictures and looks for a Cancel. What fails there is told and does not end the training;
-what was learned survives whatever ends it.
+validation pictures and looks for a Cancel. A failure there is noted and does not end the training.
+When a step fails, the session saves what was learned before it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 from torch import Tensor
 
-from ..comfy.backbone import CHECKPOINTING, ComfyBackbone, refuse_known_word, training_backbone
+from ..comfy.backbone import ComfyBackbone, training_backbone
 from ..comfy.cancel import is_cancel, stop_when_asked, take_cancel
 from ..comfy.clip_covariance import covariance_of
 from ..comfy.concept_folder import default_name, save_named, saved_name
@@ -31,15 +30,18 @@ from ..comfy.pictures import (
     read_pictures,
     thumbnail,
 )
-from ..comfy.scores import AUTO, ClipScorer
+from ..comfy.protocols import Clip, Model, Vae
+from ..comfy.scores import ClipScorer
+from ..comfy.training_checks import refuse_known_word
 from ..concept.concept import Concept, check_words
 from ..families import ModelFamily
 from ..limits import MAX_VALIDATION
 from ..method.batches import PictureGroup, TrainingError
 from ..method.covariance import Covariance
 from ..method.templates import validation_prompts
-from ..method.training import Training, TrainingSettings
-from ..method.validation import Validation, ValidationLook
+from ..method.training import Training
+from ..method.validation import Validation
+from .plan import Learned, Plan, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -50,86 +52,10 @@ _BACKGROUND_MASKS = (
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be learned, and what is done beside it.
-
-    Attributes:
-        placeholder: the new word. superclass: the ordinary word for what it is.
-        settings: of the training itself.
-        covariance: None for that of the built-in captions.
-        start: a concept to go on from.
-        resolution: side of the square whose area the pictures are brought to; 0 for the family's.
-        flip: learn from the mirror images too.
-        checkpointing: of `CHECKPOINTING`.
-        look_every: paint validation pictures every so many steps; 0 for never.
-        prompts: of these pictures, a line each, with the placeholder; "" for built-in ones.
-        select: score them, and give out the best step instead of the last.
-        scorer: the CLIP model that scores.
-        save_every: save a copy every so many steps; 0 for never.
-        keep: whether a Cancel ends the training with what was learned, and not the whole run.
-    """
-
-    placeholder: str
-    superclass: str
-    settings: TrainingSettings
-    covariance: Covariance | None = None
-    start: Concept | None = None
-    resolution: int = 0
-    flip: bool = False
-    checkpointing: str = CHECKPOINTING[0]
-    look_every: int = 0
-    prompts: str = ""
-    select: bool = False
-    scorer: str = AUTO
-    save_every: int = 0
-    keep: bool = False
-
-
-class Progress(Protocol):
-    """Who is told how a training goes. Whatever it raises, but for a Cancel, is told and passed
-    over."""
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """A step is done."""
-
-    def painting(self, done: int, total: int) -> None:
-        """Validation pictures are to be painted, which takes a while."""
-
-    def look(self, look: ValidationLook, done: int, total: int) -> None:
-        """They are painted; of so many steps."""
-
-    def tried(self, look: ValidationLook, done: int, total: int) -> None:
-        """So many of all settings of the best step were tried."""
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What a session gives.
-
-    Attributes:
-        concept: with the first picture as its preview; of the last step, or of the best.
-        losses: of every step that ran.
-        finished: whether all steps ran; False after a Cancel that keeps.
-        looks: the validation pictures, each with its step.
-        prompts: what they show, with the placeholder.
-        sizes: of the training pictures, for people.
-        notes: what is to be said beside it, such as what failed on the way without ending it.
-    """
-
-    concept: Concept
-    losses: Sequence[float]
-    finished: bool
-    looks: Sequence[ValidationLook]
-    prompts: Sequence[str]
-    sizes: str
-    notes: Sequence[str] = field(default_factory=tuple)
-
-
 def learn(
-    model: Any,
-    clip: Any,
-    vae: Any,
+    model: Model,
+    clip: Clip,
+    vae: Vae,
     images: Sequence[Tensor | None],
     masks: Sequence[Tensor | None],
     captions: Sequence[str],
@@ -141,8 +67,8 @@ def learn(
     Args:
         images, masks, captions: see `read_pictures`.
 
-    Raises ConceptError, HostMismatch or TrainingError with what is wrong and what to do, before the
-    first step wherever it can be known by then; and ComfyUI's Cancel where it does not keep.
+    Raises ConceptError, ComfyMismatch or TrainingError with what is wrong and what to do, before
+    the first step wherever it can be known by then; and ComfyUI's Cancel where it does not keep.
     """
     word, kind = plan.placeholder.strip(), plan.superclass.strip()
     # Everything that can be refused is refused before anything takes long.
@@ -227,10 +153,10 @@ class _Session:
         self._blind = False  # no further picture is painted, because one failed
         self._cancelled = False
 
-    def note(self, told: str) -> None:
+    def note(self, text: str) -> None:
         """Something to tell with what was learned."""
-        self.notes.append(told)
-        logger.warning("Perfusion: %s", told)
+        self.notes.append(text)
+        logger.warning("Perfusion: %s", text)
 
     def run(
         self,
@@ -315,7 +241,7 @@ class _Session:
 
     @contextmanager
     def _beside(self, what: str, blinds: bool = False) -> Iterator[None]:
-        """What is done beside training: when it fails, that is told, and training goes on.
+        """Runs something beside training: a failure is noted, and training goes on.
 
         Args:
             what: has happened then, for people.

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
+from ..draw.gate_table import COLOURS
 from ..draw.plots import labelled_grid
-from ..draw.token_gates import COLOURS
 
 # A token of this similarity is the concept's word. Its own placeholder has about 1, other words
 # about 0. Not the gate: then the sliders would decide whose attention is shown.
@@ -48,8 +49,9 @@ def word_attention(queries: Tensor, keys: Tensor, heads: int, words: Tensor) -> 
     Returns [R, Q, J] in fp32: the mean over the heads of softmax(q k^T / sqrt(width)), summed over
     a concept's words.
     """
-    keys = _by_head(keys, heads)
-    keys = keys.transpose(-1, -2) * keys.shape[-1] ** -0.5
+    width = keys.shape[-1] // heads
+    keys = rearrange(keys.float(), "r t (heads width) -> r heads width t", heads=heads)
+    keys = keys * width**-0.5
     wanted = words.float()
     held = len(queries) * heads * keys.shape[-1]
     parts = [
@@ -59,9 +61,11 @@ def word_attention(queries: Tensor, keys: Tensor, heads: int, words: Tensor) -> 
     return torch.cat(parts, dim=1)
 
 
-def _by_head(projected: Tensor, heads: int) -> Tensor:
-    rows, tokens, width = projected.shape
-    return projected.float().reshape(rows, tokens, heads, width // heads).movedim(2, 1)
+def _by_head(queries: Tensor, heads: int) -> Tensor:
+    by_head: Tensor = rearrange(
+        queries.float(), "r q (heads width) -> r heads q width", heads=heads
+    )
+    return by_head
 
 
 @lru_cache(maxsize=64)
@@ -105,15 +109,16 @@ class AttentionSums:
             shares: [R, Q, J], of `word_attention`.
             words: [R, T, J]; a row in which a concept has no word says nothing of it.
         """
-        rows, places, concepts = shares.shape
+        _, places, concepts = shares.shape
         height, width = layer_size(places, *self.size)
-        maps = shares.movedim(2, 1).reshape(rows * concepts, 1, height, width)
+        maps = rearrange(shares, "r (h w) j -> (r j) 1 h w", h=height, w=width)
         smaller = height >= self.grid[0] and width >= self.grid[1]
         maps = torch.nn.functional.interpolate(
             maps, self.grid, mode="area" if smaller else "bilinear"
         )
-        maps = maps.reshape(-1, self.pictures, concepts, *self.grid)
-        present = words.any(dim=1).reshape(-1, self.pictures, concepts).to(maps)
+        # Prompt after prompt (p), each with all pictures.
+        maps = rearrange(maps, "(p n j) 1 h w -> p n j h w", n=self.pictures, j=concepts)
+        present = rearrange(words.any(dim=1), "(p n) j -> p n j", n=self.pictures).to(maps)
         self._sums = self._sums.to(maps.device) + (maps * present[..., None, None]).sum(dim=0)
         self._counts = self._counts.to(maps.device) + present.sum(dim=0)
 
@@ -144,10 +149,10 @@ class AttentionMaps:
         for n in range(len(self.shares)):
             for j, name in enumerate(self.names):
                 share = self.shares[n, j]
-                told = [f"{v:.4f}" for v in (share.min(), share.mean(), share.max())]
+                figures = [f"{v:.4f}" for v in (share.min(), share.mean(), share.max())]
                 if not self.present[n, j]:
-                    told = ["-"] * 3
-                lines.append("\t".join([str(n + 1), name, *told]))
+                    figures = ["-"] * 3
+                lines.append("\t".join([str(n + 1), name, *figures]))
         return "\n".join(lines)
 
     def masks(self, height: int, width: int) -> Tensor:
@@ -155,7 +160,8 @@ class AttentionMaps:
         lowest = self.shares.amin(dim=(-1, -2), keepdim=True)
         heat = self.shares - lowest
         heat = heat / heat.amax(dim=(-1, -2), keepdim=True).clamp(min=1e-12)
-        return _sized(heat, height, width).flatten(0, 1)
+        masks: Tensor = rearrange(_sized(heat, height, width), "n j h w -> (n j) h w")
+        return masks
 
     def picture(self, pictures: Tensor, title: str) -> Tensor:
         """A strip for each of the pictures [N, H, W, 3]: the picture and the concepts' maps on it.
@@ -167,10 +173,12 @@ class AttentionMaps:
         scale = max(1.0, _CELL[0] / min(height, width))
         scale = min(scale, _CELL[1] / max(height, width))
         height, width = round(height * scale), round(width * scale)
-        # Where the host keeps pictures on its device (--gpu-only), the maps are not.
-        pixels = pictures.cpu().movedim(-1, 1).float()
-        shown = _sized(pixels, height, width).movedim(1, -1).clamp(0, 1)
-        heat = self.masks(height, width).reshape(*self.present.shape, height, width)
+        # Where ComfyUI keeps pictures on its device (--gpu-only), the maps are not.
+        pixels = rearrange(pictures.cpu(), "n h w c -> n c h w").float()
+        shown = rearrange(_sized(pixels, height, width), "n c h w -> n h w c").clamp(0, 1)
+        heat = rearrange(
+            self.masks(height, width), "(n j) h w -> n j h w", n=len(shown), j=len(self.names)
+        )
         strips = []
         for n, one in enumerate(shown):
             cells = [one, *(_heated(one, heat[n, j], j) for j in range(len(self.names)))]

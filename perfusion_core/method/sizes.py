@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 # Every family here has latents of one value for 8 x 8 pixels.
@@ -64,7 +65,7 @@ def at_most(pictures: Tensor, side: int) -> Tensor:
     if scale >= 1:
         return pictures
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    smaller = torch.nn.functional.interpolate(
-        pictures.movedim(-1, 1).float(), size=size, mode="area"
-    )
-    return smaller.movedim(1, -1)
+    pixels = rearrange(pictures, "n h w c -> n c h w").float()
+    smaller = torch.nn.functional.interpolate(pixels, size=size, mode="area")
+    shown: Tensor = rearrange(smaller, "n c h w -> n h w c")
+    return shown

@@ -1,8 +1,8 @@
-"""Sliders that move while a picture is sampled, and how that is written down and done again.
+"""Slider values that change while a picture is sampled: recorded, and applied again.
 
-A course says which sliders hold at which noise level (sigma). It is a function of sigma alone, so a
-picture that was made while its sliders moved can be made again, whatever its sampler asks for in
-which order.
+A schedule gives the slider values for each noise level (sigma). It depends on sigma alone. So a
+picture whose sliders somebody moved while it was sampled can be made again, whatever sampler asks
+for the noise levels, in whatever order.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ def checked_sliders(values: Mapping[str, Any]) -> Sliders:
     return Sliders(**found)
 
 
-class Course(Protocol):
-    """Which sliders hold at a noise level."""
+class SliderSchedule(Protocol):
+    """Gives the slider values for each noise level."""
 
     def at(self, sigma: float) -> Sliders: ...
 
 
 @dataclass(frozen=True)
-class Moves:
-    """A course that is known in full.
+class RecordedSliders:
+    """A schedule that is known in full: slider values that were recorded, or never change.
 
     Attributes:
-        earlier: (sigma, sliders) in falling order of sigma: these held down to that noise level,
-            itself included.
-        last: what held below all of them.
+        earlier: (sigma, sliders) in falling order of sigma: these values applied down to that
+            noise level, itself included.
+        last: the values below all of them.
     """
 
     earlier: tuple[tuple[float, Sliders], ...]
     last: Sliders
 
     def at(self, sigma: float) -> Sliders:
-        """The sliders at a noise level."""
+        """The slider values at a noise level."""
         return next((sliders for lowest, sliders in self.earlier if sigma >= lowest), self.last)
 
     def text(self) -> str:
-        """`earlier` as `parse_moves` reads it."""
+        """`earlier` as `parse_recorded` reads it."""
         # repr: a number that is read back is the same to the last bit.
         return "; ".join(
             f"{lowest!r}: {s.bias!r}, {s.temperature!r}, {s.strength!r}"
@@ -78,13 +78,13 @@ class Moves:
         )
 
 
-def parse_moves(text: str, last: Sliders) -> Moves:
-    """Moves as they are written: "7.4: 0.6, 0.15, 1.0; 2.1: 0.5, 0.15, 1.0".
+def parse_recorded(text: str, last: Sliders) -> RecordedSliders:
+    """Recorded sliders from their text: "7.4: 0.6, 0.15, 1.0; 2.1: 0.5, 0.15, 1.0".
 
     Args:
-        text: entries apart by semicolons: the lowest sigma at which sliders held, then bias,
+        text: entries apart by semicolons: the lowest sigma at which values applied, then bias,
             temperature and strength.
-        last: the sliders after that.
+        last: the values after that.
 
     Raises ValueError that names the part that cannot be read.
     """
@@ -107,7 +107,7 @@ def parse_moves(text: str, last: Sliders) -> Moves:
         )
     if any(a <= b for (a, _), (b, _) in pairwise(entries)):
         raise ValueError("the moves are out of order: their noise levels must fall")
-    return Moves(tuple(entries), last)
+    return RecordedSliders(tuple(entries), last)
 
 
 def _numbers(part: str) -> list[float]:
@@ -123,34 +123,36 @@ def _numbers(part: str) -> list[float]:
 
 
 class LiveSliders:
-    """A course that is made while it is followed: the sliders of one run that somebody moves.
+    """The sliders of one run, which somebody may move while it samples; records what was used.
 
-    A sampler follows it in one thread at a time, `offer` may be called from another.
+    A sampler calls `at` from one thread at a time; `offer` may be called from another.
 
     Args:
-        start: what holds at first.
-        on_move: told of the moves so far whenever offered sliders begin to hold.
+        start: the values until the first `offer`.
+        on_move: called with the record so far, whenever a step is the first to use offered values.
     """
 
-    def __init__(self, start: Sliders, on_move: Callable[[Moves], None] | None = None) -> None:
+    def __init__(
+        self, start: Sliders, on_move: Callable[[RecordedSliders], None] | None = None
+    ) -> None:
         self._on_move = on_move
         self._offered = start  # replaced as a whole, so no lock is needed
         self._lowest = math.inf
-        self.moves = Moves((), start)
+        self.recorded = RecordedSliders((), start)
 
     def offer(self, sliders: Sliders) -> None:
-        """Take these from the next step on."""
+        """Use these values from the next step on."""
         self._offered = sliders
 
     def at(self, sigma: float) -> Sliders:
-        """The sliders at a noise level. A new one is a new step, which takes what was offered."""
+        """The slider values at a noise level. A lower one is a new step, which uses offers."""
         if sigma < self._lowest:
-            offered, before = self._offered, self.moves
+            offered, before = self._offered, self.recorded
             if offered != before.last and len(before.earlier) < MAX_MOVES:
                 started = math.isfinite(self._lowest)
                 done = ((self._lowest, before.last),) if started else ()
-                self.moves = Moves((*before.earlier, *done), offered)
+                self.recorded = RecordedSliders((*before.earlier, *done), offered)
                 if self._on_move is not None:
-                    self._on_move(self.moves)
+                    self._on_move(self.recorded)
             self._lowest = sigma
-        return self.moves.at(sigma)
+        return self.recorded.at(sigma)

@@ -1,4 +1,4 @@
-"""Validation while a concept trains, and of its checkpoints the best; free of any host.
+"""Validation while a concept trains, and of its checkpoints the best; free of ComfyUI.
 
 Who paints and who scores are given: `comfy` paints with ComfyUI's sampler and scores with CLIP,
 the demo has the judge of its world.
@@ -180,8 +180,8 @@ class Validation:
         pictures = self._paint(concept, settings, words)
         score = None
         if self._scorer is not None:
-            said = [prompt.replace("{}", concept.superclass) for prompt in self.prompts]
-            score = self._scorer.score(pictures, said)
+            texts = [prompt.replace("{}", concept.superclass) for prompt in self.prompts]
+            score = self._scorer.score(pictures, texts)
         return ValidationLook(step, concept, settings, at_most(pictures, SHEET_SIZE), score)
 
     def _recommended(

@@ -1,4 +1,4 @@
-"""Whether a request to the pack's routes comes from the host's own page."""
+"""Whether a request to the pack's routes comes from ComfyUI's own page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def is_foreign(headers: Mapping[str, str]) -> bool:
 
     A page can leave out neither of the two headers that this looks at, nor forge them. What sends
     none of them is no page (a script, curl), which no browser has to be protected from. Under a
-    host name that an attacker's DNS points at this machine, every page looks like the host's own:
-    against that, only the address on which the host listens helps.
+    host name that an attacker's DNS points at this machine, every page looks like ComfyUI's own:
+    against that, only the address on which ComfyUI listens helps.
 
     Args:
         headers: of the request, looked up without regard to case.

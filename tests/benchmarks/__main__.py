@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.host import ready_host
-from tools.inprocess import open_host
-from tools.locate import ROOT, Host
+from tools.inprocess import open_modules
+from tools.locate import ROOT, ComfyInstall
+from tools.ready import ready_comfyui
 
 PARTS = ("projections", "steps", "slider", "concepts", "page", "training")
 THREADS = 2
@@ -35,11 +35,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any]:
+def results(options: argparse.Namespace, comfyui: ComfyInstall, base: Path) -> Iterator[Any]:
     """Every figure, as soon as it is there."""
     import torch
 
-    from perfusion_core.method.training import TrainingSettings
+    from perfusion_core.method.training_settings import TrainingSettings
 
     from . import concepts, page, projections, slider, steps, training
 
@@ -57,7 +57,7 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
     if "page" in parts:
         yield from page.measure(runs(41, 5))
     if "slider" in parts:
-        yield from slider.measure(host, base / "server", runs(41, 5))
+        yield from slider.measure(comfyui, base / "server", runs(41, 5))
     if "training" in parts:
         size = 2 if quick else 8
         demo = partial(training.demo_setting, size)
@@ -77,26 +77,26 @@ def results(options: argparse.Namespace, host: Host, base: Path) -> Iterator[Any
 
 def main() -> int:
     options = arguments()
-    host = ready_host()
+    comfyui = ready_comfyui()
     with tempfile.TemporaryDirectory(prefix="perfusion-bench-") as folder:
         base = Path(folder)
-        # Torch's attention, as on a GPU: the host's default on a CPU is slower, beside which the
+        # Torch's attention, as on a GPU: ComfyUI's default on a CPU is slower, beside which the
         # edit would cost less.
-        open_host(host, base / "inprocess", ("--cpu", "--use-pytorch-cross-attention"))
-        # The tests' helpers, by their bare names as the tests import them: the host has a package
+        open_modules(comfyui, base / "inprocess", ("--cpu", "--use-pytorch-cross-attention"))
+        # The tests' helpers, by their bare names as the tests import them: ComfyUI has a package
         # `tests` of its own.
-        sys.path.append(str(ROOT / "tests" / "host"))
+        sys.path.append(str(ROOT / "tests" / "comfyui"))
         from .measure import table, write
 
         found = []
-        for result in results(options, host, base):
+        for result in results(options, comfyui, base):
             print(f"{result.name}: {result.ratio:.3f}", file=sys.stderr, flush=True)
             found.append(result)
     import torch
 
     date = datetime.datetime.now(datetime.timezone.utc).date()
     print(
-        f"{date}; {host}; torch {torch.__version__}, {THREADS} threads; {processor()}, "
+        f"{date}; {comfyui}; torch {torch.__version__}, {THREADS} threads; {processor()}, "
         f"{platform.platform(terse=True)}; medians"
     )
     print(table(found))

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from true_models import CPU, random_concept, true_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of
-from perfusion_core.comfy.stack import ConceptEntry, StackPatch, StackTensors
+from perfusion_core.comfy.stack_patch import StackPatch, StackTensors
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.method.settings import ConceptSettings

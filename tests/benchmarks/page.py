@@ -14,7 +14,8 @@ from execution import PromptQueue
 from server import PromptServer
 from tiny_models import tiny_clip, tiny_concept, tiny_model
 
-from perfusion_core.comfy import prompt_gates as tokens
+from perfusion_core.comfy.beside_queue import Busy
+from perfusion_core.page import prompt_similarities as tokens
 
 from .measure import Result
 
@@ -23,9 +24,9 @@ SLOW = 0.02  # seconds that a layer takes: a large encoder on a CPU
 
 def measure(runs: int) -> Iterator[Result]:
     """Putting a graph into the queue, beside a text encoder that runs for the page and alone."""
-    host = SimpleNamespace(queue_updated=lambda: None)
-    queue = host.prompt_queue = PromptQueue(host)
-    PromptServer.instance = host
+    server = SimpleNamespace(queue_updated=lambda: None)
+    queue = server.prompt_queue = PromptQueue(server)
+    PromptServer.instance = server
     clip, model = tiny_clip(), tiny_model()
     concept = tiny_concept(model, clip, "teddy*", "teddy", seed=1)
     for module in clip.cond_stage_model.modules():
@@ -35,7 +36,7 @@ def measure(runs: int) -> Iterator[Result]:
     encoders.remember("1", clip)
 
     def ask(number: int) -> None:
-        with suppress(tokens.Busy):
+        with suppress(Busy):
             encoders.similarities("1", [concept], f"a teddy* {number}")
 
     def waited(number: int, beside: bool) -> float:

@@ -1,4 +1,4 @@
-"""Keys and values of one pass: SD 1.5's 32 projections, stock, under our hooks, the peer's."""
+"""Keys and values of one pass: SD 1.5's 32 projections, stock, ours, perfusion-pytorch's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import comfy.ops
 import torch
-from peer import covariance, edit_module, peer_is_installed
+from perfusion_pytorch_edit import covariance, edit_module, is_installed
 from torch import Tensor
 from true_models import CPU, fill, random_concept, true_model
 
@@ -74,7 +74,7 @@ class Ours:
             return self.projections.run()
 
 
-class Peer:
+class PerfusionPytorch:
     """perfusion-pytorch's modules on the same weights."""
 
     def __init__(self, projections: Projections) -> None:
@@ -106,16 +106,16 @@ class Peer:
 
 @torch.inference_mode()
 def measure(runs: int, counts: Sequence[int] = (1, 2, 4, 8, 16)) -> Iterator[Result]:
-    """Ours and the peer's against stock, for each number of concepts."""
+    """Ours and perfusion-pytorch's against stock, for each number of concepts."""
     projections = Projections(max(counts))
-    peer = Peer(projections) if peer_is_installed() else None
+    theirs = PerfusionPytorch(projections) if is_installed() else None
     what = f"SD 1.5's 32 projections of {BATCH} x {TOKENS} tokens, fp32"
     for count in counts:
         ours = Ours(projections, count)
         assert not torch.equal(ours.run(), projections.run())
         candidates = {"stock": timed(projections.run), "ours": timed(ours.run)}
-        if peer is not None:
-            candidates["peer"] = timed(lambda count=count: peer.run(count))
+        if theirs is not None:
+            candidates["perfusion-pytorch"] = timed(lambda count=count: theirs.run(count))
         found = {name: 1000 * s for name, s in in_turn(candidates, runs, warmups=2).items()}
         yield Result(
             f"kv_projections_{count}",
@@ -125,11 +125,11 @@ def measure(runs: int, counts: Sequence[int] = (1, 2, 4, 8, 16)) -> Iterator[Res
             "stock",
             runs=runs,
         )
-        if peer is not None:
+        if theirs is not None:
             yield Result(
-                f"peer_kv_projections_{count}",
+                f"perfusion_pytorch_kv_projections_{count}",
                 f"perfusion-pytorch, {count} concepts",
-                found["peer"],
+                found["perfusion-pytorch"],
                 found["stock"],
                 "stock",
                 runs=runs,

@@ -14,8 +14,8 @@ from demo.model import UNET_CONFIG, EmojiWorld
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.concept.concept_file import save_concept
 from tools.client import ComfyClient
-from tools.locate import Host
-from tools.server import running_host
+from tools.locate import ComfyInstall
+from tools.server import running_server
 
 from .measure import Result, in_turn
 
@@ -82,10 +82,10 @@ class Slider:
         return [found[0] - begin]
 
 
-def measure(host: Host, base: Path, runs: int) -> Iterator[Result]:
-    """PerfusionTune's bias against the multiplier of the host's RescaleCFG, at the same place."""
+def measure(comfyui: ComfyInstall, base: Path, runs: int) -> Iterator[Result]:
+    """PerfusionTune's bias against the multiplier of ComfyUI's RescaleCFG, at the same place."""
     put_concept(base / "models" / "perfusion" / CONCEPT)
-    with running_host(host, base) as running:
+    with running_server(comfyui, base) as running:
         tune = Slider(running.client, "PerfusionTune", "bias", temperature=0.15, strength=1.0)
         stock = Slider(running.client, "RescaleCFG", "multiplier")
         found = in_turn({"tune": tune.move, "stock": stock.move}, runs, warmups=3)

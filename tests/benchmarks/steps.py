@@ -14,8 +14,9 @@ import comfy.sample
 import torch
 from true_models import CPU, random_concept, true_model
 
+from perfusion_core.comfy.concept_entry import ConceptEntry
 from perfusion_core.comfy.models import detect_family, layers_of
-from perfusion_core.comfy.stack import ConceptEntry, apply_stack
+from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.method.settings import ConceptSettings
 
 from .measure import Result, in_turn
@@ -73,7 +74,7 @@ def measure(
     """A model's step with 1 concept (and more), against the same without.
 
     Args:
-        name: of the host's config class.
+        name: of ComfyUI's config class.
         called: what the figures are called, with "{size}" for the size.
         sizes: of the picture, in pixels.
         counts: how many concepts.

@@ -1,4 +1,4 @@
-"""One training step: ours, its floor, the host's TrainLoraNode, textual inversion.
+"""One training step: ours, its floor, ComfyUI's TrainLoraNode, textual inversion.
 
 All on one model, with as many pictures a step in one precision, side by side in one run. All but
 the floor are the loops that users run, timed from the end of one step to the end of the next;
@@ -28,7 +28,8 @@ from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.models import detect_family, layers_of
 from perfusion_core.method.batches import PictureGroup, batches
 from perfusion_core.method.covariance import Covariance
-from perfusion_core.method.training import Training, TrainingSettings
+from perfusion_core.method.training import Training
+from perfusion_core.method.training_settings import TrainingSettings
 
 from .measure import Result, in_turn
 
@@ -102,7 +103,7 @@ class Setting:
         )
 
     def lora(self, tell: Tell, batch: int) -> None:
-        """The host's node: `batch` pictures a pass, passes for as many a step as the others."""
+        """ComfyUI's node: `batch` pictures a pass, passes for as many a step as the others."""
         # Its batches come from as many pictures at least.
         latents = self.group.latents.repeat(-(-self.size // PICTURES), 1, 1, 1)
         with torch.inference_mode():
@@ -166,13 +167,13 @@ def measure(make: Callable[[], Setting], called: str, what: str, runs: int) -> I
         "textual_inversion": (setting.textual_inversion, "textual inversion"),
         "lora": (
             partial(setting.lora, batch=1),
-            "the host's TrainLoraNode, a picture a pass, accumulated",
+            "ComfyUI's TrainLoraNode, a picture a pass, accumulated",
         ),
     }
     if setting.size > 1:
         loops["lora_batch"] = (
             partial(setting.lora, batch=setting.size),
-            "the host's TrainLoraNode, all pictures in one batch",
+            "ComfyUI's TrainLoraNode, all pictures in one batch",
         )
     candidates = {name: partial(spent, loop) for name, (loop, _) in loops.items()}
     found = in_turn({"ours": partial(spent, setting.ours), **candidates}, runs)

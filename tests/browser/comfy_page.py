@@ -55,10 +55,10 @@ SETTINGS: dict[str, Any] = {
 
 # What the frontend itself asks for and does without when it is not there: files of a user that has
 # saved none, help pages in the page's language before those without one, indexes that the
-# templates' package has got since the version that the host pins, and what hosts have got since.
+# templates' package has got since the version that ComfyUI pins, and what ComfyUI has got since.
 ABSENT_BY_DESIGN = re.compile(
     r"/user\.css$|/userdata[/?]|/docs/\w+/[\w-]+\.md$|/templates/(fuse_options|index_logo)\.json$"
-    # The newest frontend asks for the jobs and for the blueprints of a host that is older.
+    # The newest frontend asks for the jobs and for the blueprints of a ComfyUI that is older.
     r"|/api/jobs\?|/api/global_subgraphs$"
 )
 
@@ -69,7 +69,7 @@ ABSENT_BY_DESIGN = re.compile(
 OF_THE_FRONTEND = re.compile(
     r"Connecting to '(https://(api\.comfy\.org|huggingface\.co)/|data:application/wasm)"
     r"|Fetch API cannot load (https://huggingface\.co/|data:application/wasm)"
-    # A host without jobs, see above.
+    # A ComfyUI without jobs, see above.
     r"|\[Jobs API\] Error fetching jobs: JobsApiError: Failed to fetch jobs: 404"
     r"|Failed to fetch queue: JobsApiError: Failed to fetch jobs: 404"
     # 1.49.6, at its own start.

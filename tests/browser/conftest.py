@@ -1,6 +1,6 @@
 """Tests in a real browser: a real ComfyUI, its real frontend, and a Chromium of this system.
 
-The fixture `comfy` is ComfyUI's page. It is opened on the frontend that the host pins; a test that
+The fixture `comfy` is ComfyUI's page. It is opened on the frontend that ComfyUI pins; a test that
 is marked with `on_every_frontend` runs on the newest one of PyPI as well, and on both with nodes as
 elements of the page ("Nodes 2.0"). A test fails if its page had an error in the console, or a
 request to the server that failed.
@@ -23,9 +23,9 @@ import pytest
 from serving import Frontend, Servers, example_concepts
 
 from tools.browser import HOW_TO_GET_ONE, find_browser, frontend_folder
-from tools.host import ready_host
 from tools.locate import home
-from tools.server import RunningHost
+from tools.ready import ready_comfyui
+from tools.server import RunningServer
 from tools.steps import SetupError, Steps
 
 if TYPE_CHECKING:
@@ -70,21 +70,21 @@ def servers(
 ) -> Iterator[Servers]:
     """A live ComfyUI for each frontend, started when a test first needs it."""
     try:
-        host = ready_host()
+        comfyui = ready_comfyui()
     except SetupError as error:
         raise pytest.UsageError(str(error)) from error
     with ExitStack() as stack:
-        yield Servers(host, tmp_path_factory, stack)
+        yield Servers(comfyui, tmp_path_factory, stack)
 
 
 @pytest.fixture
 def frontend(request: pytest.FixtureRequest) -> Frontend:
-    """The frontend of a test: the host's own, unless the test says otherwise."""
+    """The frontend of a test: ComfyUI's own, unless the test says otherwise."""
     return getattr(request, "param", Frontend.PINNED)
 
 
 @pytest.fixture
-def host(servers: Servers, frontend: Frontend) -> RunningHost:
+def server(servers: Servers, frontend: Frontend) -> RunningServer:
     """The live server that serves the test's frontend, with two trained concepts in it."""
     if frontend.newest and frontend_folder(Steps(home())) is None:
         _cannot("PyPI's newest frontend is not there; `make test-browser` gets it")
@@ -95,14 +95,17 @@ def host(servers: Servers, frontend: Frontend) -> RunningHost:
 
 @pytest.fixture
 def comfy(
-    request: pytest.FixtureRequest, chromium: BrowserContext, host: RunningHost, frontend: Frontend
+    request: pytest.FixtureRequest,
+    chromium: BrowserContext,
+    server: RunningServer,
+    frontend: Frontend,
 ) -> Iterator[ComfyPage]:
     """ComfyUI's page, opened as a browser that was never here."""
     from comfy_page import ComfyPage, save_settings
 
-    save_settings(chromium, host.url, {"Comfy.VueNodes.Enabled": frontend.nodes2})
+    save_settings(chromium, server.url, {"Comfy.VueNodes.Enabled": frontend.nodes2})
     page = chromium.new_page()
-    comfy = ComfyPage(page, host.url, frontend.nodes2, ARTIFACTS / _file_name(request.node.name))
+    comfy = ComfyPage(page, server.url, frontend.nodes2, ARTIFACTS / _file_name(request.node.name))
     try:
         comfy.open()
         yield comfy
@@ -110,6 +113,6 @@ def comfy(
     finally:
         page.close()
         # What a test that failed left behind would keep all after it waiting.
-        chromium.request.post(f"{host.url}/api/queue", data={"clear": True})
-        chromium.request.post(f"{host.url}/api/interrupt")
+        chromium.request.post(f"{server.url}/api/queue", data={"clear": True})
+        chromium.request.post(f"{server.url}/api/interrupt")
     assert not comfy.problems, "in the browser's console:\n" + "\n".join(comfy.problems)

@@ -38,9 +38,9 @@ from tests.browser.driving import browser_context
 from tests.browser.scenes import SCENES, Scene
 from tests.browser.serving import example_concepts, example_graph, give_pictures
 from tools.browser import HOW_TO_GET_ONE, find_browser, frontend_folder
-from tools.host import ready_host
 from tools.locate import ROOT, home
-from tools.server import RunningHost, running_host
+from tools.ready import ready_comfyui
+from tools.server import RunningServer, running_server
 from tools.steps import Steps
 from tools.workflows import UI_GRAPHS, graph_names, to_api
 
@@ -61,7 +61,7 @@ class Look:
     """How the page looks in the pictures."""
 
     newest: bool = False
-    """PyPI's newest frontend, not the one that the host pins."""
+    """PyPI's newest frontend, not the one that ComfyUI pins."""
     nodes2: bool = False
     theme: str = "dark"
     scale: float = 1.5
@@ -69,11 +69,11 @@ class Look:
 
 
 @dataclass
-class Studio:
+class PicturePage:
     """A page, its server, and what the server knows of nodes."""
 
     comfy: ComfyPage
-    host: RunningHost
+    server: RunningServer
     object_info: Mapping[str, Any]
     steps: int | None = None
     """Training steps, where not those of the example graph."""
@@ -170,9 +170,9 @@ def _options(spec: Sequence[Any]) -> list[Any] | None:
 
 
 @contextmanager
-def studio(
+def open_page(
     concepts: Path | None, steps: int | None, look: Look, out: Path | None
-) -> Iterator[Studio]:
+) -> Iterator[PicturePage]:
     """A server with the example graphs' concepts, and its page."""
     program = find_browser()
     if program is None:
@@ -188,68 +188,70 @@ def studio(
     with tempfile.TemporaryDirectory(prefix="perfusion-pictures-") as name:
         folder = Path(name)
         with (
-            running_host(ready_host(), folder / "base", extra_args=args) as host,
+            running_server(ready_comfyui(), folder / "base", extra_args=args) as server,
             browser_context(program, folder / "profile", 1800, 1300, look.scale) as context,
         ):
-            give_pictures(host)
+            give_pictures(server)
             if concepts:
-                (host.models / "perfusion").mkdir(exist_ok=True)
+                (server.models / "perfusion").mkdir(exist_ok=True)
                 for file in concepts.glob("*.safetensors"):
-                    shutil.copy(file, host.models / "perfusion")
-            example_concepts(host, steps)
+                    shutil.copy(file, server.models / "perfusion")
+            example_concepts(server, steps)
             shown = {"Comfy.VueNodes.Enabled": look.nodes2, "Comfy.ColorPalette": look.theme}
-            save_settings(context, host.url, {**SETTINGS, **shown})
-            comfy = ComfyPage(context.new_page(), host.url, look.nodes2)
+            save_settings(context, server.url, {**SETTINGS, **shown})
+            comfy = ComfyPage(context.new_page(), server.url, look.nodes2)
             comfy.page.set_default_timeout(PATIENCE)
             comfy.open()
-            yield Studio(comfy, host, host.client.object_info(), steps, out)
+            yield PicturePage(comfy, server, server.client.object_info(), steps, out)
 
 
-def picture_nodes(studio: Studio, wanted: Sequence[str]) -> None:
-    kinds = [kind for kind in studio.object_info if kind.startswith("Perfusion")]
+def picture_nodes(picture_page: PicturePage, wanted: Sequence[str]) -> None:
+    kinds = [kind for kind in picture_page.object_info if kind.startswith("Perfusion")]
     todo = {kind for kind in kinds if not wanted or kind in wanted}
     for kind in sorted(todo & SCENES.keys()):
-        studio.write(_scene(studio, SCENES[kind]), HELP / f"{kind}.png")
+        picture_page.write(_scene(picture_page, SCENES[kind]), HELP / f"{kind}.png")
     todo -= SCENES.keys()
     for name in _names():
         graph = example_graph(name)
         here = todo & {node["type"] for node in graph["nodes"]}
-        if here and studio.load(graph, name):
+        if here and picture_page.load(graph, name):
             for kind in sorted(here):
-                node = studio.comfy.nodes(kind)[0]
-                studio.apart(node)
-                studio.write(studio.cut(node, ran=True), HELP / f"{kind}.png")
+                node = picture_page.comfy.nodes(kind)[0]
+                picture_page.apart(node)
+                picture_page.write(picture_page.cut(node, ran=True), HELP / f"{kind}.png")
             todo -= here
     for kind in sorted(todo):
-        studio.write(studio.cut(studio.comfy.add(kind)), HELP / f"{kind}.png")
+        picture_page.write(picture_page.cut(picture_page.comfy.add(kind)), HELP / f"{kind}.png")
 
 
-def _scene(studio: Studio, scene: Scene) -> Image.Image:
-    page = studio.comfy.page
+def _scene(picture_page: PicturePage, scene: Scene) -> Image.Image:
+    page = picture_page.comfy.page
     page.evaluate("(graph) => app.loadApiJson(graph, 'scene')", scene.graph)
-    studio.comfy.settle()
+    picture_page.comfy.settle()
     # Their plots have nothing to show: no prompt is written here.
     page.evaluate("() => app.graph.nodes.forEach((node) => node.perfusionPlot?.toggle())")
-    studio.arrange(scene.columns)
-    return studio.cut(*(node for column in scene.columns for node in column), height=scene.height)
+    picture_page.arrange(scene.columns)
+    return picture_page.cut(
+        *(node for column in scene.columns for node in column), height=scene.height
+    )
 
 
-def picture_graphs(studio: Studio, wanted: Sequence[str]) -> None:
+def picture_graphs(picture_page: PicturePage, wanted: Sequence[str]) -> None:
     for name in wanted:
-        studio.comfy.load(example_graph(name), name)
-        picture = studio.cut()
+        picture_page.comfy.load(example_graph(name), name)
+        picture = picture_page.cut()
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        studio.write(picture, UI_GRAPHS / f"{name}.jpg", quality=90)
+        picture_page.write(picture, UI_GRAPHS / f"{name}.jpg", quality=90)
 
 
-def picture_graph(studio: Studio, file: Path, target: Path) -> None:
-    studio.load(json.loads(file.read_text(encoding="utf-8")), file.stem)
-    _write(studio.cut(), target)
+def picture_graph(picture_page: PicturePage, file: Path, target: Path) -> None:
+    picture_page.load(json.loads(file.read_text(encoding="utf-8")), file.stem)
+    _write(picture_page.cut(), target)
 
 
-def picture_sliders(studio: Studio) -> None:
-    comfy = studio.comfy
-    studio.load(example_graph("tune_bias"), "tune_bias")
+def picture_sliders(picture_page: PicturePage) -> None:
+    comfy = picture_page.comfy
+    picture_page.load(example_graph("tune_bias"), "tune_bias")
     tune, save = comfy.node("PerfusionTune"), comfy.node("SaveImage")
     # The two things to look at, one above the other and away from the rest.
     comfy.page.evaluate(
@@ -259,7 +261,7 @@ def picture_sliders(studio: Studio) -> None:
         }""",
         [tune, save],
     )
-    studio.apart(tune, save)
+    picture_page.apart(tune, save)
     comfy.show(tune, save)
     comfy.wait_plot(tune)
     comfy.run_on_change()
@@ -269,11 +271,11 @@ def picture_sliders(studio: Studio) -> None:
         with comfy.one_run():
             comfy.drag_slider(tune, "bias", bias)
         comfy.wait_picture(save)
-        shots.append(studio.cut(tune, save, ran=True))
+        shots.append(picture_page.cut(tune, save, ran=True))
     strip = Image.new("RGB", (sum(shot.width for shot in shots), shots[0].height))
     for number, shot in enumerate(shots):
         strip.paste(shot, (sum(one.width for one in shots[:number]), 0))
-    studio.write(strip, ROOT / "docs" / "sliders.png")
+    picture_page.write(strip, ROOT / "docs" / "sliders.png")
 
 
 def _names() -> list[str]:
@@ -317,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         graphs = options.names
     look = Look(options.frontend == "newest", options.nodes2, options.theme, options.scale)
-    with studio(options.concepts, options.steps, look, options.out) as made:
+    with open_page(options.concepts, options.steps, look, options.out) as made:
         if options.command == "nodes":
             picture_nodes(made, options.ids)
         elif options.command == "graphs":

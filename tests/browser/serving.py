@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import pytest
 
 from tools.browser import frontend_folder
-from tools.locate import ROOT, Host, home
-from tools.server import RunningHost, running_host
+from tools.locate import ROOT, ComfyInstall, home
+from tools.server import RunningServer, running_server
 from tools.steps import Steps
 from tools.workflows import UI_GRAPHS, load_api
 
@@ -26,7 +26,7 @@ class Frontend(Enum):
     """Which frontend a page is of, and in which of its two designs its nodes are."""
 
     PINNED = "pinned"
-    """The one that the host asks for, nodes painted on the canvas."""
+    """The one that ComfyUI asks for, nodes painted on the canvas."""
     PINNED_NODES2 = "pinned nodes 2.0"
     NEWEST = "newest"
     """The newest on PyPI."""
@@ -58,15 +58,15 @@ class _Folders(Protocol):
 class Servers:
     """Servers by the frontend that they serve, started when first asked for."""
 
-    def __init__(self, host: Host, folders: _Folders, stack: ExitStack) -> None:
-        self._host, self._folders, self._stack = host, folders, stack
-        self._running: dict[bool, RunningHost] = {}
+    def __init__(self, comfyui: ComfyInstall, folders: _Folders, stack: ExitStack) -> None:
+        self._comfyui, self._folders, self._stack = comfyui, folders, stack
+        self._running: dict[bool, RunningServer] = {}
 
-    def of(self, frontend: Frontend) -> RunningHost:
+    def of(self, frontend: Frontend) -> RunningServer:
         newest = frontend.newest
         if newest not in self._running:
             args = ["--front-end-root", str(frontend_folder(Steps(home())))] if newest else []
-            context = running_host(self._host, self._folders.mktemp("base"), extra_args=args)
+            context = running_server(self._comfyui, self._folders.mktemp("base"), extra_args=args)
             self._running[newest] = self._stack.enter_context(context)
         return self._running[newest]
 
@@ -77,26 +77,26 @@ def example_graph(name: str) -> dict[str, Any]:
     return graph
 
 
-def give_pictures(host: RunningHost) -> None:
+def give_pictures(server: RunningServer) -> None:
     """Put what the example graphs load into a server's input folder."""
     for picture in PICTURES.glob("*/*.png"):
-        shutil.copy(picture, host.input)
+        shutil.copy(picture, server.input)
     # The graphs for real models name pictures of the user's own.
     for picture in PICTURES.glob("berry/berry_*.png"):
-        shutil.copy(picture, host.input / picture.name.replace("berry", "my_teddy"))
+        shutil.copy(picture, server.input / picture.name.replace("berry", "my_teddy"))
 
 
-def example_concepts(host: RunningHost, steps: int | None = 2) -> RunningHost:
+def example_concepts(server: RunningServer, steps: int | None = 2) -> RunningServer:
     """Train those concepts of the example graphs that a server does not have.
 
     The few steps are for tests: what a concept shows does not matter there, that it is a file as
     training makes them does. None: as the example graph for training says.
     """
-    give_pictures(host)
+    give_pictures(server)
     for name, word in CONCEPTS.items():
-        if not (host.models / "perfusion" / f"{name}.safetensors").is_file():
-            host.client.run(_training(name, word, steps), timeout=3600)
-    return host
+        if not (server.models / "perfusion" / f"{name}.safetensors").is_file():
+            server.client.run(_training(name, word, steps), timeout=3600)
+    return server
 
 
 def _training(name: str, word: str, steps: int | None) -> dict[str, dict[str, Any]]:

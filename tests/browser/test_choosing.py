@@ -13,7 +13,7 @@ from serving import example_graph, on_both_designs, on_every_frontend
 from perfusion_core.concept.concept import Concept
 from perfusion_core.concept.concept_file import save_concept
 from perfusion_core.families import FAMILIES
-from tools.server import RunningHost
+from tools.server import RunningServer
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
@@ -42,9 +42,9 @@ def test_a_concept_is_chosen_in_the_dialog_with_the_keyboard(comfy: ComfyPage) -
 
 
 @pytest.fixture
-def other(host: RunningHost) -> Iterator[Path]:
+def other(server: RunningServer) -> Iterator[Path]:
     """A concept of another family, there until the page is closed: it asks for it at any time."""
-    file = host.models / "perfusion" / "other.safetensors"
+    file = server.models / "perfusion" / "other.safetensors"
     save_concept(_of_another_family(), file)
     yield file
     file.unlink()

@@ -9,7 +9,7 @@ from serving import example_graph, on_both_designs, on_the_newest_frontend
 
 from tools import locales
 from tools.locate import ROOT
-from tools.server import RunningHost
+from tools.server import RunningServer
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("language", [locales.ENGLISH, *locales.languages()])
 def test_every_node_has_its_help_page_with_a_picture(
-    comfy: ComfyPage, host: RunningHost, language: str
+    comfy: ComfyPage, server: RunningServer, language: str
 ) -> None:
-    _speak(comfy, host, language)
-    kinds = [kind for kind in host.client.object_info() if kind.startswith("Perfusion")]
+    _speak(comfy, server, language)
+    kinds = [kind for kind in server.client.object_info() if kind.startswith("Perfusion")]
     assert len(kinds) >= 12
     for number, kind in enumerate(kinds):
         node = comfy.add(kind)
@@ -47,13 +47,13 @@ def test_every_node_has_its_help_page_with_a_picture(
             assert width > 100
 
 
-# The one that the host pins forgets the texts of all packs when it loads a language of its own.
+# The one that ComfyUI pins forgets the texts of all packs when it loads a language of its own.
 @on_the_newest_frontend
 @pytest.mark.parametrize("language", locales.languages())
 def test_nodes_are_called_as_the_language_of_the_page_says(
-    comfy: ComfyPage, host: RunningHost, language: str
+    comfy: ComfyPage, server: RunningServer, language: str
 ) -> None:
-    _speak(comfy, host, language)
+    _speak(comfy, server, language)
     tune = comfy.add("PerfusionTune")
     comfy.show(tune)
     texts = locales.load(language)["PerfusionTune"]
@@ -83,14 +83,14 @@ def test_nodes_are_called_as_the_language_of_the_page_says(
 )
 def test_the_parts_on_the_nodes_speak_the_language_of_the_page(
     comfy: ComfyPage,
-    host: RunningHost,
+    server: RunningServer,
     language: str,
     gates: str,
     choose: str,
     run_once: str,
     world: str,
 ) -> None:
-    _speak(comfy, host, language)
+    _speak(comfy, server, language)
     # What the server says of a graph that has not run yet.
     reason = "Run the graph once: the tokens come from its CLIP."
     comfy.page.route(
@@ -110,10 +110,10 @@ def test_the_parts_on_the_nodes_speak_the_language_of_the_page(
     comfy.page.keyboard.press("Escape")
 
 
-def _speak(comfy: ComfyPage, host: RunningHost, language: str) -> None:
+def _speak(comfy: ComfyPage, server: RunningServer, language: str) -> None:
     """Open the page again in a language, as a user who has set it finds it."""
     from comfy_page import change_settings
 
     if language != locales.ENGLISH:
-        change_settings(comfy.page.context, host.url, {"Comfy.Locale": language})
+        change_settings(comfy.page.context, server.url, {"Comfy.Locale": language})
         comfy.reload()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from serving import example_graph, on_both_designs, on_every_frontend
 
-from tools.server import RunningHost
+from tools.server import RunningServer
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage, NodeId
@@ -21,14 +21,14 @@ STEPS = 150  # long enough for a hand on a slider
 
 @on_every_frontend
 def test_the_running_sampler_takes_the_slider_and_what_it_used_is_saved(
-    comfy: ComfyPage, host: RunningHost
+    comfy: ComfyPage, server: RunningServer
 ) -> None:
     comfy.load(example_graph("tune_bias"))
     tune = comfy.node("PerfusionTune")
     _slow_and_live(comfy, tune)
     run, used = _run_with_a_hand_on_the_slider(comfy, tune)
     # And into the picture, as the graph that ran and as it is drawn.
-    ran, drawn = _saved_graphs(host, run["id"])
+    ran, drawn = _saved_graphs(server, run["id"])
     saved = ran[str(tune)]["inputs"]
     assert {name: saved[name] for name in used} == used
     assert saved["live"] is False
@@ -44,13 +44,13 @@ def test_the_running_sampler_takes_the_slider_and_what_it_used_is_saved(
 
 
 @on_both_designs
-def test_it_does_so_inside_a_subgraph(comfy: ComfyPage, host: RunningHost) -> None:
+def test_it_does_so_inside_a_subgraph(comfy: ComfyPage, server: RunningServer) -> None:
     comfy.load(example_graph("tune_bias"))
     _slow_and_live(comfy, comfy.node("PerfusionTune"))
     holder = comfy.into_subgraph(comfy.node("PerfusionTune"))
     tune = comfy.enter(holder)["PerfusionTune"]
     run, used = _run_with_a_hand_on_the_slider(comfy, tune)
-    ran, drawn = _saved_graphs(host, run["id"])
+    ran, drawn = _saved_graphs(server, run["id"])
     saved = ran[f"{holder}:{tune}"]["inputs"]
     assert {name: saved[name] for name in used} == used
     (inside,) = drawn["definitions"]["subgraphs"]
@@ -119,11 +119,11 @@ def _run_with_a_hand_on_the_slider(
     return run, used
 
 
-def _saved_graphs(host: RunningHost, prompt_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _saved_graphs(server: RunningServer, prompt_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the run's picture carries: the graph as it ran, and as it is drawn."""
-    outputs = host.client.history(prompt_id)["outputs"]
+    outputs = server.client.history(prompt_id)["outputs"]
     (image,) = (image for output in outputs.values() for image in output.get("images", []))
-    info = Image.open(io.BytesIO(host.client.view(image))).info
+    info = Image.open(io.BytesIO(server.client.view(image))).info
     return json.loads(info["prompt"]), json.loads(info["workflow"])
 
 

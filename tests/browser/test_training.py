@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from serving import example_graph, on_both_designs
 
-from tools.server import RunningHost
+from tools.server import RunningServer
 
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @on_both_designs
 def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
-    comfy: ComfyPage, host: RunningHost
+    comfy: ComfyPage, server: RunningServer
 ) -> None:
     comfy.load(example_graph("train_concept"))
     train = comfy.node("PerfusionTrainConcept")
@@ -40,19 +40,19 @@ def test_training_shows_its_progress_and_is_cancelled_with_the_keyboard(
         comfy.page.keyboard.press("Control+Alt+Enter")
     assert run["previews"] >= 1
     assert max(step for step, _ in run["progress"]) < 5000
-    # The host goes on as if nothing had been: the same page trains again, to the end this time.
+    # ComfyUI goes on as if nothing had been: the same page trains again, to the end this time.
     comfy.set_value(train, "steps", 2)
     comfy.set_value(comfy.node("PerfusionSaveConcept"), "name", "from the page")
     comfy.run()
-    assert (host.models / "perfusion" / "from the page.safetensors").is_file()
+    assert (server.models / "perfusion" / "from the page.safetensors").is_file()
 
 
 def test_a_concept_that_was_just_trained_is_in_the_list_after_a_refresh(
-    comfy: ComfyPage, host: RunningHost
+    comfy: ComfyPage, server: RunningServer
 ) -> None:
     comfy.load(example_graph("use_concept"))
     loader = comfy.node("PerfusionConceptLoader")
-    folder = host.models / "perfusion"
+    folder = server.models / "perfusion"
     (folder / "new.safetensors").write_bytes((folder / "berry.safetensors").read_bytes())
     try:
         comfy.page.mouse.click(700, 850)

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { checkpointOf, choosePrompt, conceptsBeside, conceptsOf, familySource, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "../../js/lib/graph.js";
-import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/places.js";
+import { placeAt, placesOf, promptId, sourceOf } from "../../js/lib/node_paths.js";
 import { FRAME_INPUT, FRAME_OUTPUT, apply, checkpoint, combine, getter, graphOf, holder, loader, lora, number, primitive, prompt, reroute, rooted, sampler, setter, subgraphOf, through, train, tune, withStringIds } from "./graphs.js";
 
 const files = (concepts) => concepts.map((concept) => concept.file);
@@ -185,10 +185,12 @@ test("a prompt that only negative inputs take comes last", () => {
 
 test("where a checkpoint's family can be had", () => {
   assert.deepEqual(familySource(place(checkpoint(1, "x.safetensors"))), { folder: "checkpoints", name: "x.safetensors" });
-  assert.deepEqual(familySource(place({ type: "PerfusionDemoModel" })), {
-    family: "emoji",
-    title: "the emoji world of the demo",
-  });
+  // A node may always give the same one, which is in its definition.
+  const tiny = { family: "tiny", title: "a tiny world" };
+  class Defined {
+    static nodeData = { input: { optional: { any: ["COMBO"], pictures_of: ["COMBO", { perfusion_family: tiny }] } } };
+  }
+  assert.deepEqual(familySource(place(new Defined())), tiny);
   assert.equal(familySource(place(sampler(1))), null);
   assert.equal(familySource(null), null);
 });

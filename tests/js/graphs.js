@@ -1,4 +1,4 @@
-// Graphs as the frontend holds them, as far as js/lib/places.js and graph.js read them.
+// Graphs as the frontend holds them, as far as js/lib/node_paths.js and graph.js read them.
 
 /** A graph of nodes; `links` are [from node, from slot, to node, to input's name]. */
 export function graphOf(nodes, links) {

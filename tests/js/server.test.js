@@ -32,7 +32,7 @@ test("an answer is asked for once, until something ran", async () => {
   assert.equal(api.asked.length, 2);
 });
 
-test("what may change at any time is asked for again: a busy host, another node's CLIP", async () => {
+test("what may change at any time is asked for again: a busy server, another node's CLIP", async () => {
   for (const body of ['{"status": "busy", "reason": "x"}', '{"status": "ok", "own": false}']) {
     const api = apiOf(() => [200, body]);
     const server = new Server(api);

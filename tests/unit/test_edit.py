@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from perfusion_core.method.edit import (
-    PARALLEL_CUTOFF,
-    GatedEdit,
-    LockedPrompt,
-    add_values,
-    mixing_matrix,
-)
+from perfusion_core.method.edit import GatedEdit, LockedPrompt, add_values
+from perfusion_core.method.gram import PARALLEL_CUTOFF, mixing_matrix
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 D, OUT = 48, 20
@@ -525,7 +520,7 @@ def test_a_prompt_is_found_repeated_side_by_side_and_in_any_row() -> None:
     prompts = [LockedPrompt(short, twins[0]), LockedPrompt(long, twins[1])]
     rows = torch.cat(
         [
-            torch.cat([short, short], dim=1),  # repeated, as the host pads to a common length
+            torch.cat([short, short], dim=1),  # repeated, as ComfyUI pads to a common length
             long,
             torch.cat([other, short], dim=1),  # beside a prompt that nobody knows
             torch.cat([other, other], dim=1),

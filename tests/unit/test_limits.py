@@ -21,8 +21,8 @@ from perfusion_core.concept.concept_file import (
     save_concept,
     save_new_concept,
 )
+from perfusion_core.draw.gate_table import TokenGates
 from perfusion_core.draw.plots import labelled_grid
-from perfusion_core.draw.token_gates import TokenGates
 from perfusion_core.limits import (
     MAX_BARS,
     MAX_ENTRY,
@@ -33,7 +33,7 @@ from perfusion_core.limits import (
     MAX_TABLED,
 )
 from perfusion_core.method.settings import ConceptSettings, parse_layer_weights
-from perfusion_core.method.slider_schedule import Sliders, parse_moves
+from perfusion_core.method.slider_schedule import Sliders, parse_recorded
 
 MakeConcept = Callable[..., Concept]
 SLIDERS = Sliders(0.6, 0.15, 1.0)
@@ -75,11 +75,11 @@ def refusal(work: Callable[[], object]) -> str:
     ],
     ids=lambda text: f"{text[:6]!r} ...",
 )
-@pytest.mark.parametrize("read", [parse_moves, parse_layer_weights])
+@pytest.mark.parametrize("read", [parse_recorded, parse_layer_weights])
 def test_a_field_of_millions_of_letters_is_refused_at_once(
     read: Callable[..., object], text: str
 ) -> None:
-    more: object = SLIDERS if read is parse_moves else ["a", "b"]
+    more: object = SLIDERS if read is parse_recorded else ["a", "b"]
     assert seconds(lambda: read(text, more)) < 1.0
     said = refusal(lambda: read(text, more))
     assert len(said) < 1000
@@ -89,7 +89,7 @@ def test_a_field_of_millions_of_letters_is_refused_at_once(
 @pytest.mark.parametrize("part", ["9: 0.6, 0.15", "9: 0.6, 0.15, 1, 1", "9, 0.6, 0.15, 1", "::::"])
 def test_an_entry_of_another_form_is_named(part: str) -> None:
     with pytest.raises(ValueError, match=f'the move "{part}" cannot be read'):
-        parse_moves(part, SLIDERS)
+        parse_recorded(part, SLIDERS)
 
 
 def test_a_field_that_is_too_long_says_how_long_it_may_be() -> None:

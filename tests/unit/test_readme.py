@@ -42,5 +42,5 @@ def test_every_companion_in_the_readme_has_its_test(repo: Path) -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
     assert len(named) == len(table.strip().splitlines()) - 2
     for file, test in named:
-        source = (repo / "tests" / "host" / file).read_text(encoding="utf-8")
+        source = (repo / "tests" / "comfyui" / file).read_text(encoding="utf-8")
         assert f"def {test}(" in source, f"{file} has no {test}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools import browser
-from tools.locate import Host
+from tools.locate import ComfyInstall
 from tools.steps import SetupError, Steps, write_atomic
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="makes shell scripts")
@@ -24,8 +24,8 @@ def program(path: Path, code: int = 0) -> Path:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path / "ComfyUI", Path(sys.executable), True, "private")
+def comfyui(tmp_path: Path) -> ComfyInstall:
+    return ComfyInstall(tmp_path / "ComfyUI", Path(sys.executable), True, "private")
 
 
 @posix
@@ -55,18 +55,18 @@ def test_one_that_only_says_to_install_it_is_passed_over(
 
 
 def test_nothing_is_installed_where_one_is_there(
-    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, comfyui: ComfyInstall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(tmp_path / "home")
     there = tmp_path / "chromium"
     monkeypatch.setattr(browser, "find_browser", lambda: there)
     monkeypatch.setattr(browser, "setup_frontend", lambda *_: None)
     monkeypatch.setattr(steps, "run", lambda *_, **__: pytest.fail("something was installed"))
-    assert browser.setup_browser(host, steps) == there
+    assert browser.setup_browser(comfyui, steps) == there
 
 
 def test_old_package_lists_are_renewed_and_a_cut_off_install_is_finished(
-    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, comfyui: ComfyInstall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, commands = Steps(tmp_path / "home"), []
 
@@ -81,14 +81,14 @@ def test_old_package_lists_are_renewed_and_a_cut_off_install_is_finished(
     monkeypatch.setattr(browser, "setup_frontend", lambda *_: None)
     monkeypatch.setattr(browser, "_may_install", lambda: True)
     monkeypatch.setattr(steps, "run", run)
-    assert browser.setup_browser(host, steps) == tmp_path / "chromium"
+    assert browser.setup_browser(comfyui, steps) == tmp_path / "chromium"
     assert commands == ["install", "--configure", "update", "install"]
 
 
 @pytest.mark.parametrize("may_install", [False, True])
 def test_without_one_it_says_in_a_line_how_to_get_one(
     tmp_path: Path,
-    host: Host,
+    comfyui: ComfyInstall,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     may_install: bool,
@@ -101,7 +101,7 @@ def test_without_one_it_says_in_a_line_how_to_get_one(
     monkeypatch.setattr(browser, "find_browser", lambda: None)
     monkeypatch.setattr(browser, "_may_install", lambda: may_install)
     monkeypatch.setattr(steps, "run", run)
-    assert browser.setup_browser(host, steps) is None
+    assert browser.setup_browser(comfyui, steps) is None
     lines = capsys.readouterr().err.splitlines()
     assert "PERFUSION_BROWSER=/path/to/chrome" in lines[-1]
     assert len(lines) == (3 if may_install else 1)  # what is done, why it failed, what to do
@@ -149,7 +149,7 @@ def test_pip_is_asked_which_frontend_is_the_newest(
     }
 
     def run(command: list[str | Path], **_: object) -> None:
-        assert "--dry-run" in command  # nothing of the host's environment changes
+        assert "--dry-run" in command  # nothing of ComfyUI's environment changes
         assert command[-1] == "comfyui-frontend-package"
         report = Path(command[command.index("--report") + 1])
         report.write_text(json.dumps({"install": [said]}))
@@ -165,7 +165,7 @@ def test_pip_is_asked_which_frontend_is_the_newest(
 
 def test_without_the_index_the_frontend_that_was_had_earlier_is_used_or_none(
     tmp_path: Path,
-    host: Host,
+    comfyui: ComfyInstall,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -176,7 +176,7 @@ def test_without_the_index_the_frontend_that_was_had_earlier_is_used_or_none(
 
     monkeypatch.setattr(steps, "run", run)
     with pytest.raises(SetupError, match="its browser tests are skipped: the package index"):
-        browser.setup_frontend(host, steps)
+        browser.setup_frontend(comfyui, steps)
     unpacked(steps, "1.58.1")
-    browser.setup_frontend(host, steps)
+    browser.setup_frontend(comfyui, steps)
     assert "use frontend-1.58.1, had earlier: the package index" in capsys.readouterr().err

@@ -14,10 +14,10 @@ import pytest
 
 from tools.client import (
     ComfyClient,
+    ComfyError,
     GraphFailed,
     GraphInterrupted,
     GraphRejected,
-    HostError,
 )
 from tools.websocket import WebSocket
 
@@ -120,14 +120,14 @@ def test_a_run_that_does_not_end_is_cancelled(client: ComfyClient) -> None:
     Answers.table["GET /history/p"] = (200, {})
     Answers.table["POST /queue"] = (200, {})
     Answers.table["POST /interrupt"] = (200, {})
-    with pytest.raises(HostError, match="did not end within 0 s"):
+    with pytest.raises(ComfyError, match="did not end within 0 s"):
         client.wait("p", timeout=0.05)
     assert "POST /interrupt" in [key for key, _ in Answers.seen]
 
 
 def test_a_refused_request_shows_the_servers_words(client: ComfyClient) -> None:
     Answers.table["GET /system_stats"] = (500, {"why": "out of paper"})
-    with pytest.raises(HostError, match="HTTP 500: .*out of paper"):
+    with pytest.raises(ComfyError, match="HTTP 500: .*out of paper"):
         client.system_stats()
 
 
@@ -136,14 +136,14 @@ def test_a_server_that_is_gone_is_said_so() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     client = ComfyClient(f"http://127.0.0.1:{port}")
-    with pytest.raises(HostError, match="no answer from"):
+    with pytest.raises(ComfyError, match="no answer from"):
         client.system_stats()
 
     def dead() -> None:
-        raise HostError("ComfyUI ended with exit code 1")
+        raise ComfyError("ComfyUI ended with exit code 1")
 
     client.check_alive = dead
-    with pytest.raises(HostError, match="exit code 1"):
+    with pytest.raises(ComfyError, match="exit code 1"):
         client.system_stats()
 
 

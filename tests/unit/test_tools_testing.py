@@ -10,7 +10,7 @@ from tools.testing import MOST, in_parallel
 @pytest.mark.parametrize(
     ("arguments", "cores", "processes"),
     [
-        (["tests/unit", "tests/host"], 2, 2),
+        (["tests/unit", "tests/comfyui"], 2, 2),
         (["tests/unit", "-k", "gate"], 64, MOST),
         (["tests/unit"], 1, 0),
         (["tests/unit/test_edit.py"], 8, 0),

@@ -105,16 +105,16 @@ def test_models_that_no_one_has_judged_are_told_and_heirs_of_refused_ones_are_no
 def test_failed_tests_are_told_with_the_first_line_of_their_reason(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     report.write_text(
-        '<testsuites><testsuite><testcase classname="tests.host.test_a" name="test_one">'
+        '<testsuites><testsuite><testcase classname="tests.comfyui.test_a" name="test_one">'
         '<failure message="assert 1 == 2&#10;more"/></testcase>'
-        '<testcase classname="tests.host.test_a" name="test_two"/>'
-        '<testcase classname="" name="tests.host.test_b"><error message="no module"/></testcase>'
+        '<testcase classname="tests.comfyui.test_a" name="test_two"/>'
+        '<testcase classname="" name="tests.comfyui.test_b"><error message="no module"/></testcase>'
         "</testsuite></testsuites>",
         encoding="utf-8",
     )
     assert list(watch.failures(report)) == [
-        "tests.host.test_a::test_one: assert 1 == 2",
-        "tests.host.test_b: no module",
+        "tests.comfyui.test_a::test_one: assert 1 == 2",
+        "tests.comfyui.test_b: no module",
     ]
 
 
@@ -125,7 +125,7 @@ def test_the_page_says_all_of_it_and_the_exit_status_whether_there_is_any(
     text = capsys.readouterr().out
     assert text.startswith(f"ComfyUI 0.40.0 at {comfy} (not among 0.3.52, ")
     assert "comfy.model_patcher.ModelPatcher is gone" in text
-    assert "model classes that no one has judged (perfusion_core/families/families.py): 2" in text
+    assert "model classes that no one has judged (perfusion_core/families/refused.py): 2" in text
     assert "tests that fail" not in text
 
 

@@ -16,16 +16,13 @@ from torch import Tensor
 from perfusion_core.concept.concept import Concept, ConceptError
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import FAMILIES
+from perfusion_core.method.backbone import TrainingPrompts
 from perfusion_core.method.batches import PictureGroup, TrainingError, batches, mask_weights
 from perfusion_core.method.covariance import Covariance, estimate
 from perfusion_core.method.edit import GatedEdit, add_values
 from perfusion_core.method.templates import templates_for
-from perfusion_core.method.training import (
-    KEY_MODES,
-    Encoded,
-    Training,
-    TrainingSettings,
-)
+from perfusion_core.method.training import Training
+from perfusion_core.method.training_settings import KEY_MODES, TrainingSettings
 
 WIDTH = FAMILIES["emoji"].context_width
 CHANNELS, SIZE = 4, 6
@@ -64,7 +61,7 @@ class Toy:
 
     def encode(
         self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
-    ) -> Encoded:
+    ) -> TrainingPrompts:
         vectors = embeddings["clip_l"]
         length = 10 + len(vectors)
         rows, positions = [], torch.zeros(len(prompts), length, dtype=torch.bool)
@@ -80,7 +77,7 @@ class Toy:
         mixed = (embedded + 0.3 * past) @ self.mixer.T
         context = torch.nn.functional.layer_norm(mixed, (WIDTH,))
         self.encodings.append(context.detach()[positions])
-        return Encoded(context, positions, extra="pooled")
+        return TrainingPrompts(context, positions, extra="pooled")
 
     def check_prompts(self, *_: object) -> None:
         pass
@@ -109,7 +106,7 @@ class Toy:
         latents: Tensor,
         noise: Tensor,
         times: Tensor,
-        encoded: Encoded,
+        encoded: TrainingPrompts,
         edit: GatedEdit,
         differences: Mapping[str, Tensor],
         key_differences: Mapping[str, Tensor] | None = None,
@@ -421,7 +418,7 @@ def test_captions_belong_to_their_pictures(learn: Learn, latents: Tensor) -> Non
             self.pairs: list[tuple[str, float]] = []
             self.prompts: list[str] = []
 
-        def encode(self, prompts: Sequence[str], *rest: object) -> Encoded:
+        def encode(self, prompts: Sequence[str], *rest: object) -> TrainingPrompts:
             self.prompts = list(prompts)
             return super().encode(prompts, *rest)  # type: ignore[arg-type]
 
@@ -457,7 +454,7 @@ def test_a_step_has_one_template_and_each_comes_up_before_any_comes_again(learn:
             super().__init__()
             self.heard: list[set[str]] = []
 
-        def encode(self, prompts: Sequence[str], *rest: object) -> Encoded:
+        def encode(self, prompts: Sequence[str], *rest: object) -> TrainingPrompts:
             self.heard.append(set(prompts))
             return super().encode(prompts, *rest)  # type: ignore[arg-type]
 

@@ -1,0 +1,47 @@
+"""How much memory a training step takes without gradient checkpointing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..families import ModelFamily
+from .models import compute_dtype
+from .protocols import BaseModel, Clip
+from .tokenizers import encoder_widths, tokenizers_of
+
+# Where ComfyUI's attention keeps its probabilities, autograd keeps two to three times as much of a
+# forward pass as `ModelFamily.kept` says.
+PROBABILITIES = 3
+# The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
+# encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
+KEPT_OF_TEXT = 80
+
+
+def kept_bytes(base: BaseModel, clip: Clip, family: ModelFamily, batch: Sequence[int]) -> float:
+    """Bytes that autograd keeps of a forward pass until backward.
+
+    Args:
+        batch: shape [B, C, H, W] of one batch of latents.
+    """
+    from comfy import model_management
+
+    size = compute_dtype(base).itemsize
+    cells = batch[0] * math.prod(batch[2:])
+    kept = size * cells * family.kept
+    one_kernel = (
+        model_management.xformers_enabled() or model_management.pytorch_attention_flash_attention()
+    )
+    if not one_kernel:
+        kept *= PROBABILITIES
+    if base.get_dtype() != compute_dtype(base):
+        # Every layer's weights in the other dtype.
+        kept += size * sum(p.numel() for p in base.diffusion_model.parameters())
+    return kept + batch[0] * _kept_of_a_prompt(clip)
+
+
+def _kept_of_a_prompt(clip: Clip) -> int:
+    encoders = {name: getattr(clip.cond_stage_model, name) for name in tokenizers_of(clip)}
+    widths = encoder_widths(clip)
+    numbers = sum(e.num_layers * e.max_length * widths[n] for n, e in encoders.items())
+    return int(KEPT_OF_TEXT * numbers)
