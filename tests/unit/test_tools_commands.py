@@ -47,4 +47,4 @@ def test_the_parts_of_a_command_stop_at_the_first_that_fails(
     monkeypatch.setattr("tools.__main__.unit_python", lambda want: Path(sys.executable))
     monkeypatch.setattr(subprocess, "call", call)
     assert main(["lint"]) == 3
-    assert ran == ["ruff", "ruff", "mypy"]
+    assert ran == ["ruff", "ruff", "tools.typecheck", "mypy"]
