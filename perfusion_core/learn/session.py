@@ -249,12 +249,13 @@ class _Session:
         """
         try:
             yield
-        except Exception as error:
-            if is_cancel(error):
-                if not self._plan.keep:
-                    raise
+        except BaseException as error:
+            # A Cancel is no Exception in newer versions of ComfyUI.
+            if is_cancel(error) and self._plan.keep:
                 self._cancelled = True
                 return
+            if is_cancel(error) or not isinstance(error, Exception):
+                raise
             self._blind = self._blind or blinds
             self.note(f"training went on, but {what}: {error}")
 

@@ -205,15 +205,13 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
         tuned.connect(second, 1, encoder, 0)
     tuned.run()
     tuned.show(tune)
-    tuned.plot(tune).and_(tuned.page.locator('[data-concepts="2"][data-status="ok"]')).wait_for()
+    tuned.wait_plot(tune)
     assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*", "teapot*"]
     # Each loader shows its own, beside the other, as it is sampled.
     beside = _similarities(tuned, tune)
     for number, loader in enumerate((first, second)):
         tuned.show(loader)
-        tuned.plot(loader).and_(
-            tuned.page.locator('[data-concepts="1"][data-status="ok"]')
-        ).wait_for()
+        tuned.wait_plot(loader)
         assert _similarities(tuned, loader) == [beside[number]]
 
 

@@ -16,7 +16,6 @@ ComfyUI has a package `tests` of its own, which would be found first.
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from awaiting import awaited
 
 from tools.client import ComfyClient
 from tools.inprocess import import_pack, open_modules
@@ -78,7 +78,7 @@ def nodes(pack: ModuleType) -> dict[str, Any]:
         found: list[Any] = await (await pack.comfy_entrypoint()).get_node_list()
         return found
 
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
+    return {node.GET_SCHEMA().node_id: node for node in awaited(listed())}
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,8 @@ def test_a_plot_leaves_the_encoder_as_it_is(
     asked.run()
     assert max(asked.answer.similarities[0]) > 0.5
     assert _state(clip.cond_stage_model) == before
-    assert comfy.model_management.current_loaded_models == loaded
+    # Those of other tests may have gone meanwhile.
+    assert all(one in loaded for one in comfy.model_management.current_loaded_models)
 
 
 def _state(module: torch.nn.Module) -> list[Any]:

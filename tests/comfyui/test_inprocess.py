@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ import comfy.sd1_clip
 import folder_paths
 import nodes
 import torch
+from awaiting import awaited
 
 from tools.client import ComfyClient
 from tools.locate import ComfyInstall
@@ -54,7 +54,7 @@ def test_the_pack_gives_the_same_nodes_here_as_in_the_server(
         return {node.GET_SCHEMA().node_id for node in await extension.get_node_list()}
 
     served = {name for name in client.object_info() if name.startswith("Perfusion")}
-    assert asyncio.run(ids()) == served
+    assert awaited(ids()) == served
 
 
 def test_the_clip_tokenizer_of_comfyui_works_with_its_transformers(server: RunningServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import importlib
 import json
@@ -16,6 +15,7 @@ import pytest
 import torch
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from awaiting import awaited
 from page import PICTURES, PROMPT, ask, node, train, tuned
 from tiny_models import tiny_clip
 
@@ -89,7 +89,7 @@ def test_what_nobody_thought_of_is_json_with_a_reason_too(pack: ModuleType) -> N
     async def asked() -> Any:
         return await routes._guarded(fails)(make_mocked_request("GET", "/"))
 
-    answer = asyncio.run(asked())
+    answer = awaited(asked())
     assert answer.status == 500
     assert json.loads(answer.text) == {"error": "RuntimeError: out of memory, and more"}
 
@@ -314,7 +314,7 @@ def test_no_answer_holds_what_is_no_json(pack: ModuleType) -> None:
     async def gives(_: Any) -> Any:
         return routes._answer({"numbers": [1.0, math.inf]})
 
-    answer = asyncio.run(routes._guarded(gives)(make_mocked_request("GET", "/")))
+    answer = awaited(routes._guarded(gives)(make_mocked_request("GET", "/")))
     assert answer.status == 500
     assert "error" in json.loads(answer.text)
 
@@ -380,7 +380,7 @@ def test_a_second_copy_of_the_pack_is_named_by_the_first(
         monkeypatch.setattr(routes, "renamed", lambda concept, _: concept)
         return await routes._similarities(make_mocked_request("POST", "/"))
 
-    answer = json.loads(asyncio.run(asked()).text)
+    answer = json.loads(awaited(asked()).text)
     assert answer["status"] == "twice"
     assert "perfusion and perfusion-2" in answer["reason"]
     assert "/custom_nodes/" not in answer["reason"]
