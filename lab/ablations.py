@@ -15,8 +15,8 @@ import numpy as np
 from perfusion_core.method.settings import KeyLock
 
 from .figures import Estimate, Point, Statistic, estimate, hypervolume
-from .gates import PUBLISHED, WithPublishedGates
 from .methods import Method, Perfusion, Templated
+from .published import Published
 from .rejected import Substituted
 
 Measure = Literal["front", "text", "identity"]
@@ -163,9 +163,7 @@ def ablations(scale: Scale, steps: int, masks: bool = True, couples: bool = True
     locked_globally = sweep(
         "global lock", Perfusion(steps), "bias", scale.biases, key_lock=KeyLock.GLOBAL
     )
-    published = sweep(
-        "published gates", WithPublishedGates(steps), "bias", scale.biases, gates=PUBLISHED
-    )
+    published = sweep("published edit", Published(steps), "bias", scale.biases)
     substituted = {
         insert: sweep(insert, Substituted(steps), "strength", scale.strengths, insert=insert)
         for insert in ("swap", "ungated")
@@ -263,12 +261,12 @@ def ablations(scale: Scale, steps: int, masks: bool = True, couples: bool = True
             ],
         ),
         Ablation(
-            "gates of two",
-            {"gates at coordinates": own, "published gates": published},
+            "edit of two",
+            {"gate on the whole": own, "published edit": published},
             [
                 Claim(
-                    "(ours) two concepts are both there more often where gates open at coordinates "
-                    "than where each gate opens as if its concept were alone",
+                    "(ours) two concepts are both there more often where the gate is on the whole "
+                    "edit than where what is subtracted has none",
                     "identity",
                     _names(own),
                     _names(published),

@@ -83,6 +83,9 @@ class UngatedEdit(GatedEdit):
     def gates_at(self, similarity: Tensor) -> Tensor:
         return similarity
 
+    def _taken(self, similarity: Tensor, weights: Tensor) -> Tensor:
+        return weights  # s_j of i_j for s_j of o_j, and not s_j times s_j
+
 
 class SwappedBackbone:
     """A backbone under which training learns by substitution, whatever edit the loop asks for."""

@@ -4,22 +4,31 @@ Dimensions: T tokens, d width of the text encodings, J concepts, out width of a 
 
 For a context e [..., T, d] and a projection W the edited output is
 
-    h = W (e - I c(e)) + sum_j g_j(e) o_j          I = [i_1 .. i_J], c = G^-1 b, b_j = u_j . e
+    h = W e + sum_j g_j(e) (o_j - s_j(e) W i_j)
 
-with the target input i_j, u_j = C^-1 i_j, G_jk = u_j . i_k and the gate
-g_j = sigmoid((s_j - bias_j) / temperature_j). The locked key is o_j = W_K p_j, the learned value
-o_j = W_V p_j + D_j, with the encoding p_j of the superclass word. All but D_j goes through W, so
+with the target input i_j, the coordinate s = G^-1 b of e along each concept beside the others
+(b_j = u_j . e, u_j = C^-1 i_j, G_jk = u_j . i_k) and the gate
+g_j = sigmoid((s_j - bias_j) / temperature_j): what of a word is the concept gives way to the
+concept's target output, as far as the gate is open. The locked key is o_j = W_K p_j, the learned
+value o_j = W_V p_j + D_j, with the encoding p_j of the superclass word. All but D_j goes through W,
+so
 
-    e' = e - I c(e) + sum_j g_j p_j        key = W_K e'        value = W_V e' + sum_j g_j D_j
+    e' = e + sum_j g_j (p_j - s_j i_j)       key = W_K e'        value = W_V e' + sum_j g_j D_j
 
 and one edited context e', computed once, serves the keys and the values of every layer: the layers'
 own forwards run on it unchanged, whatever LoRA, bias or quantisation they carry.
 
-The similarity s is c itself. With one concept that is the paper's s = b / G. With several the paper
-has s_j = b_j / G_jj, each as if it were alone, so that one concept's word also opens the gates of
-those that resemble it: at a correlation of 0.3 a gate of a third, and the other's colours in the
-picture. c_j is what of e is concept j once the others have their share: 1 at its own word, 0 at
-theirs. What unequal strengths and all but parallel concepts make of it, `similarity_matrix` says.
+The paper has no gate on the subtraction, h = W (e - sum_j s_j i_j) + sum_j g_j o_j: there a concept
+that is merely loaded takes its direction off every word of every prompt. Here a word that is not
+the concept stays as it is, and so does the whole model as the bias goes to infinity.
+
+With one concept s is the paper's b / G. With several the paper's gates have s_j = b_j / G_jj, each
+as if it were alone, so that one concept's word also opens the gates of those that resemble it: at a
+correlation of 0.3 a gate of a third, and the other's colours in the picture. Here s_j is what of e
+is concept j once the others have their share: 1 at its own word, 0 at theirs. What unequal
+strengths and all but parallel concepts make of it, `similarity_matrix` says.
+
+A row of the context that is all zero is padding and no word: its weights are exactly 0.
 
 Under the global key lock the keys come from the encoding e_s [..., T, d] of the same prompt with
 the superclass words in the concepts' places, aligned position by position: key = W_K e_s. Concepts
@@ -32,12 +41,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .gram import mixing_matrix, similarity_matrix
+from .gram import similarity_matrix
 from .settings import ConceptSettings, KeyLock
 
 logger = logging.getLogger(__name__)
@@ -136,25 +144,18 @@ class GatedEdit:
         ]
         return GatedEdit(self.target_inputs, self.whitened, self.superclasses, settings, self.names)
 
-    @cached_property
-    def mixing(self) -> Tensor:
-        """M [J, J] in float64 with c(e) = M b(e); see `mixing_matrix`."""
-        return mixing_matrix(self._gram, [s.strength for s in self.settings], self.names)
-
-    @cached_property
-    def _gram(self) -> Tensor:
-        """G [J, J] in float64."""
-        return self.whitened.detach().double() @ self.target_inputs.detach().double().T
-
     def similarity(self, context: Tensor) -> Tensor:
         """s [..., T, J] of a context [..., T, d]: 1 at the target input, 0 at the others'."""
         with _exactly(context):
-            own = self._on(context)
-            return _fine(context) @ own.whitened.T @ own.similar
+            return self._similarity(_fine(context))
 
     def gates(self, context: Tensor) -> Tensor:
         """g [..., T, J] of a context [..., T, d], between 0 and 1, without the strength."""
         return self.gates_at(self.similarity(context))
+
+    def _similarity(self, fine: Tensor) -> Tensor:
+        own = self._on(fine)
+        return fine @ own.whitened.T @ own.similar
 
     def gates_at(self, similarity: Tensor) -> Tensor:
         """g [..., T, J] at similarities s [..., T, J]."""
@@ -182,14 +183,20 @@ class GatedEdit:
         with _exactly(context):
             own = self._on(context)
             fine = _fine(context)
-            projected = fine @ own.whitened.T
-            weights = own.strengths * self.gates_at(projected @ own.similar)
-            # e - I c + sum g_j p_j in one product: it is done in every pass, on few numbers.
-            moves = torch.cat([projected, weights], dim=-1).flatten(end_dim=-2)
+            similarity = self._similarity(fine)
+            weights = own.strengths * self.gates_at(similarity)
+            weights = weights * (fine != 0).any(dim=-1, keepdim=True)
+            # e + sum g_j (p_j - s_j i_j) in one product: it is done in every pass, on few numbers.
+            moves = torch.cat([self._taken(similarity, weights), weights], dim=-1)
+            moves = moves.flatten(end_dim=-2)
             edited = torch.addmm(fine.flatten(end_dim=-2), moves, own.moves)
             edited = edited.reshape(context.shape).to(context.dtype)
             keys = self._locked_keys(context, edited, prompts)
             return PreparedContext(edited, keys, weights.to(context.dtype))
+
+    def _taken(self, similarity: Tensor, weights: Tensor) -> Tensor:
+        """How much of each i_j gives way to p_j [..., T, J]; the lab compares others."""
+        return weights * similarity
 
     def _locked_keys(
         self, context: Tensor, edited: Tensor, prompts: Iterable[LockedPrompt]
@@ -242,10 +249,12 @@ class GatedEdit:
             return torch.tensor(values, device=device, dtype=dtype)
 
         inputs, whitened = self.target_inputs.double(), self.whitened.double()
+        gram = whitened.detach() @ inputs.detach().T
+        strengths = [s.strength for s in self.settings]
         return _Tensors(
             whitened=moved(whitened),
-            similar=moved(similarity_matrix(self._gram, [s.strength for s in self.settings]).T),
-            moves=moved(torch.cat([-self.mixing.T @ inputs, self.superclasses.cpu().double()])),
+            similar=moved(similarity_matrix(gram, strengths, self.names).T),
+            moves=moved(torch.cat([-inputs, self.superclasses.cpu().double()])),
             biases=row("bias"),
             temperatures=row("temperature"),
             strengths=row("strength"),
@@ -256,7 +265,7 @@ class GatedEdit:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """u [J, d], S^T [J, J], -M^T I^T over p [2 J, d], sliders [J], the global lock's strength."""
+    """u [J, d], S^T [J, J], -i over p [2 J, d], sliders [J], the global lock's strength."""
 
     whitened: Tensor
     similar: Tensor

@@ -6,7 +6,7 @@ G_jk = u_j . i_k for target inputs i and u = C^-1 i; b_j = u_j . e. See `edit.py
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -14,101 +14,59 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-# Eigenvalues of the correlations between concepts below this count as zero. At 1e-3 two concepts
-# correlate at 0.999: inverting further would amplify fp16's rounding of the context a thousandfold.
-PARALLEL_CUTOFF = 1e-3
+# Two concepts whose correlations have an eigenvalue below this (they correlate above 0.999) are
+# told to the user: no word can tell them apart.
+PARALLEL = 1e-3
 
-# In the similarity, eigenvalues are raised to this: concepts that correlate above 0.95 share a word
-# more and more, down to halves at 1. Else the prompt's own variation would decide whose word it is.
+# Eigenvalues of the correlations are raised to this: concepts that correlate above 0.95 share a
+# word more and more, down to halves at 1. Else the prompt's own variation would decide whose word
+# it is, and inverting would amplify fp16's rounding of the context a thousandfold.
 LEAST_APART = 0.05
 
 
-def mixing_matrix(gram: Tensor, strengths: Sequence[float], names: Sequence[str]) -> Tensor:
-    """M [J, J] with c = M b, for concepts of any strengths.
-
-    With every strength at 1, M = G^-1 (Eq. 4 and Appendix B: the projection in the C^-1 inner
-    product). Otherwise the edit is averaged over levels of strength: with the distinct strengths
-    t_1 > .. > t_m > t_m+1 = 0 and A_k the concepts of at least t_k, M = sum_k (t_k - t_k+1)
-    G_{A_k}^-1. So equal strengths t give exactly t times the full edit's change, a concept at 0 is
-    exactly absent (from the other concepts' projection as well), and everything in between is
-    continuous.
-
-    Args:
-        gram: G [J, J] in float64.
-        strengths: J numbers >= 0.
-        names: what to call the concepts in a warning.
-    """
-    return _averaged(
-        gram, strengths, lambda block, members: _stable_inverse(block, [names[j] for j in members])
-    )
-
-
-def similarity_matrix(gram: Tensor, strengths: Sequence[float]) -> Tensor:
+def similarity_matrix(
+    gram: Tensor, strengths: Sequence[float], names: Sequence[str] = ()
+) -> Tensor:
     """S [J, J] with s = S b, for concepts of any strengths.
 
     With equal strengths S = G^-1, so that s_j is the coordinate of e along i_j beside the other
-    concepts; with one concept s = b / G, as in the paper. Otherwise the coordinate is averaged over
-    the levels of strength up to the concept's own, as in `mixing_matrix`: an absent concept takes
-    nothing from the others, and a weak one little. A concept at 0 has the similarity that it comes
-    in with.
+    concepts (Eq. 4 and Appendix B: the projection in the C^-1 inner product); with one concept
+    s = b / G. Otherwise the coordinate is averaged over the levels of strength up to the concept's
+    own: with the distinct strengths t_1 > .. > t_m > t_m+1 = 0 and A_k the concepts of at least
+    t_k, row j of S is sum_k (t_k - t_k+1) row j of G_{A_k}^-1, divided by the concept's strength.
+    So an absent concept takes nothing from the others, a weak one little, and all in between is
+    continuous. A concept at 0 has the similarity that it comes in with.
 
     Args:
         gram: G [J, J] in float64.
         strengths: J numbers >= 0.
+        names: what to call the concepts in a warning; none for no warning.
     """
-    similar = _averaged(gram, strengths, lambda block, _: _blunt_inverse(block))
-    for j, strength in enumerate(strengths):
-        similar[j] = similar[j] / strength if strength > 0 else _blunt_inverse(gram)[j]
-    return similar
-
-
-def _averaged(
-    gram: Tensor,
-    strengths: Sequence[float],
-    inverse: Callable[[Tensor, Sequence[int]], Tensor],
-) -> Tensor:
-    """sum_k (t_k - t_k+1) G_{A_k}^-1 of `mixing_matrix`.
-
-    Args:
-        inverse: of the block of G that belongs to some concepts, and their numbers.
-    """
-    mixed = torch.zeros_like(gram)
+    similar = torch.zeros_like(gram)
     levels = sorted({t for t in strengths if t > 0}, reverse=True)
     for level, below in pairwise([*levels, 0.0]):
         members = [j for j, t in enumerate(strengths) if t >= level]
         block = torch.tensor(members, device=gram.device)
-        of_block = gram[block][:, block]
-        inverted = inverse(of_block, members) if len(members) > 1 else of_block.reciprocal()
-        mixed[block[:, None], block] += (level - below) * inverted
-    return mixed
+        inverse = _inverse(gram[block][:, block], [names[j] for j in members] if names else ())
+        similar[block[:, None], block] += (level - below) * inverse
+    for j, strength in enumerate(strengths):
+        similar[j] = similar[j] / strength if strength > 0 else _inverse(gram)[j]
+    return similar
 
 
-def _stable_inverse(gram: Tensor, names: Sequence[str]) -> Tensor:
-    """G^-1, or its pseudo-inverse and a warning where concepts are all but parallel."""
-    scale, correlations, eigenvalues, vectors = _by_angles(gram)
-    kept = eigenvalues >= PARALLEL_CUTOFF
-    if not bool(kept.all()):
-        _warn_of_parallel(correlations, names)
-    inverted = torch.where(kept, eigenvalues, 1.0).reciprocal() * kept
-    inverse: Tensor = scale[:, None] * ((vectors * inverted) @ vectors.T) * scale
-    return inverse
+def _inverse(gram: Tensor, names: Sequence[str] = ()) -> Tensor:
+    """G^-1, the eigenvalues of its correlations at most 1 / LEAST_APART.
 
-
-def _blunt_inverse(gram: Tensor) -> Tensor:
-    """G^-1, its eigenvalues at most 1 / LEAST_APART."""
-    scale, _, eigenvalues, vectors = _by_angles(gram)
-    inverted = eigenvalues.clamp(min=LEAST_APART).reciprocal()
-    inverse: Tensor = scale[:, None] * ((vectors * inverted) @ vectors.T) * scale
-    return inverse
-
-
-def _by_angles(gram: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """G = diag(1 / scale) R diag(1 / scale): scale [J], the correlations R, its eigenvalues [J] and
-    eigenvectors [J, J]. So cutoffs speak of angles and not of the concepts' norms."""
+    Of correlations and not of G itself: so the limit speaks of angles, not of the concepts' norms.
+    """
     scale = gram.diagonal().rsqrt()
     correlations = scale[:, None] * gram * scale
     eigenvalues, vectors = torch.linalg.eigh((correlations + correlations.T) / 2)
-    return scale, correlations, eigenvalues, vectors
+    if names and float(eigenvalues.min()) < PARALLEL:
+        _warn_of_parallel(correlations, names)
+    inverted = eigenvalues.clamp(min=LEAST_APART).reciprocal()
+    inverse: Tensor = scale[:, None] * ((vectors * inverted) @ vectors.T) * scale
+    return inverse
 
 
 def _warn_of_parallel(correlations: Tensor, names: Sequence[str]) -> None:

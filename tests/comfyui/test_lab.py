@@ -20,11 +20,11 @@ from lab import __main__ as command
 from lab import local_comfyui, methods, recipe, rejected, tuning
 from lab.ablations import FULL, QUICK, ablations
 from lab.figures import Point
-from lab.gates import PublishedGates, WithPublishedGates
 from lab.judge import load_judge
 from lab.local_comfyui import LocalComfyUI
 from lab.marking import FolderMarking, Likeness, WorldMarking, features
 from lab.methods import Method, Perfusion
+from lab.published import Published, PublishedEdit
 from lab.rejected import Substituted, SwappedEdit, UngatedEdit
 from lab.rivals import RIVALS as RIVAL_METHODS
 from lab.rivals import DreamBooth, KeysAndValues, Lora, TextualInversion, weights
@@ -163,18 +163,17 @@ class TestRejectedDesigns:
         at = edit.prepare(i[None, None])
         torch.testing.assert_close((at.keys @ W.T)[0, 0], W @ p)
 
-    def test_the_published_gates_open_as_if_each_concept_were_alone(
-        self, parts: dict[str, torch.Tensor]
-    ) -> None:
-        e, i, p = (parts[name] for name in "eip")
+    def test_the_published_edit(self, parts: dict[str, torch.Tensor]) -> None:
+        """h = W (e - I c) + sum_j g_j o_j, c = G^-1 b: what is subtracted has no gate."""
+        W, e, i, p, D = (parts[name] for name in ("W", "e", "i", "p", "D"))
         u = i @ parts["C_inverse"]
         sliders = [ConceptSettings(0.5, 0.1, 0.7)] * len(i)
-        own, published = GatedEdit(i, u, p, sliders), PublishedGates(i, u, p, sliders)
-        alone = (e @ u.T) / (u * i).sum(dim=1)
-        torch.testing.assert_close(published.similarity(e), alone)
-        gates = torch.sigmoid((alone - 0.5) / 0.1)
-        torch.testing.assert_close(published.prepare(e).weights, 0.7 * gates)
-        assert (own.similarity(e) - alone).abs().max() > 0.01
+        prepared = PublishedEdit(i, u, p, sliders).prepare(e)
+        values = add_values(prepared.context @ W.T, prepared.weights, D)
+        c = e @ u.T @ torch.linalg.inv(u @ i.T).T
+        gates = torch.sigmoid((c - 0.5) / 0.1)
+        edited = (e - c @ i) @ W.T + gates @ (p @ W.T + D)
+        torch.testing.assert_close(values, e @ W.T + 0.7 * (edited - e @ W.T))
 
     def test_swapped_while_it_trains(self, comfyui: LocalComfyUI, berry: Subject) -> None:
         """The loss under substitution is that of the network fed with substituted encodings."""
@@ -217,7 +216,7 @@ def test_the_rivals_loss_is_ours_without_an_edit(comfyui: LocalComfyUI, berry: S
         (Substituted(2), {"insert": "swap"}),
         (Substituted(2), {"insert": "ungated"}),
         (Perfusion(2, masked=True), {"bias": 0.3}),
-        (WithPublishedGates(2), {"bias": 0.3}),
+        (Published(2), {"bias": 0.3}),
     ],
     ids=[
         "inversion",
@@ -227,7 +226,7 @@ def test_the_rivals_loss_is_ours_without_an_edit(comfyui: LocalComfyUI, berry: S
         "swap",
         "ungated",
         "perfusion",
-        "published-gates",
+        "published",
     ],
 )
 def test_a_method_trains_samples_and_leaves_the_model_alone(
@@ -305,7 +304,6 @@ def test_the_lab_trains_as_the_demos_graph_says(
     for caption, background in zip(berry.captions, BACKGROUNDS, strict=True):
         assert f"on a {background} background" in caption
     assert Substituted().key["training"] == Perfusion().key["training"]
-    assert WithPublishedGates().key == Perfusion().key
 
 
 def test_every_method_sees_the_same_captions(
@@ -351,7 +349,7 @@ def test_every_claim_compares_as_many_points_on_both_sides(scale: Any) -> None:
     names = {ablation.name for ablation in found}
     assert names - {a.name for a in ablations(scale, steps=1, masks=False)} == {"mask"}
     without = {a.name for a in ablations(scale, steps=1, couples=False)}
-    assert names - without == {"gates of two"}
+    assert names - without == {"edit of two"}
 
 
 def test_every_way_of_training_is_one_that_training_knows() -> None:

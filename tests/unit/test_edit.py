@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from perfusion_core.method.edit import GatedEdit, LockedPrompt, add_values
-from perfusion_core.method.gram import PARALLEL_CUTOFF, mixing_matrix
+from perfusion_core.method.gram import LEAST_APART, PARALLEL, similarity_matrix
 from perfusion_core.method.settings import ConceptSettings, KeyLock
 
 D, OUT = 48, 20
@@ -63,7 +63,10 @@ def layer(world: World, edit: GatedEdit, context: Tensor) -> tuple[Tensor, Tenso
 
 
 def eq3(e: Tensor, W: Tensor, i: Tensor, o: Tensor, C: Tensor, given: ConceptSettings) -> Tensor:
-    """One concept, token by token: h = W(e - s i) + g o, at strength t of the way from W e."""
+    """One concept, token by token: h = W e + g (o - s W i), at strength t of the way from W e.
+
+    Equation 3 with the gate on the whole of it.
+    """
     inverse = torch.linalg.inv(C)
     out = torch.empty(*e.shape[:-1], len(W), dtype=torch.float64)
     for index in torch.cartesian_prod(*(torch.arange(n) for n in e.shape[:-1])).reshape(
@@ -72,7 +75,7 @@ def eq3(e: Tensor, W: Tensor, i: Tensor, o: Tensor, C: Tensor, given: ConceptSet
         token = e[tuple(index)]
         s = (i @ inverse @ token) / (i @ inverse @ i)
         g = 1 / (1 + torch.exp(-(s - given.bias) / given.temperature))
-        edited = W @ (token - s * i) + g * o
+        edited = W @ token + g * (o - s * (W @ i))
         out[tuple(index)] = W @ token + given.strength * (edited - W @ token)
     return out
 
@@ -86,20 +89,16 @@ def appendix_b(
     given: list[ConceptSettings],
     similarity: Tensor | None = None,
 ) -> Tensor:
-    """Several concepts at strength 1: Cholesky of C^-1, QR of the whitened inputs, projection.
+    """Several concepts at strength 1, with the coordinates of Appendix B's projection.
 
-    Gates at `similarity` [..., J], which is by default `coordinates`.
+    At `similarity` [..., J], which is by default `coordinates`.
     """
-    inverse = torch.linalg.inv(C)
-    L = torch.linalg.cholesky(inverse)  # C^-1 = L L^T
-    Q = torch.linalg.qr(L.T @ i.T)[0]
-    whitened = e @ L
-    perpendicular = torch.linalg.solve(L.T, (whitened - whitened @ Q @ Q.T).mT).mT
-    h = perpendicular @ W.T
+    h = e @ W.T
     similarity = coordinates(e, i, C) if similarity is None else similarity
     for j, one in enumerate(given):
-        s = similarity[..., j]
-        h = h + torch.sigmoid((s - one.bias) / one.temperature)[..., None] * o[j]
+        s = similarity[..., j, None]
+        gate = torch.sigmoid((s - one.bias) / one.temperature)
+        h = h + gate * (o[j] - s * (W @ i[j]))
     return h
 
 
@@ -139,7 +138,7 @@ def test_several_concepts_are_appendix_b(concepts: int, correlation: float) -> N
     edit = world.edit(*given_)
     keys, values = layer(world, edit, context)
     locked = world.p @ world.W_K.T
-    # The gates of concepts that are nearly one are blunted; the projection is not.
+    # Concepts that are nearly one share a word: the coordinates are blunted.
     s = edit.similarity(context) if correlation > 0.9 else None
     close(keys, appendix_b(context, world.W_K, world.i, locked, world.C, given_, s), 1e-8)
     close(values, appendix_b(context, world.W_V, world.i, world.values, world.C, given_, s), 1e-8)
@@ -147,9 +146,10 @@ def test_several_concepts_are_appendix_b(concepts: int, correlation: float) -> N
 
 def test_a_sum_of_single_projections_would_be_wrong() -> None:
     world = World(2, correlation=0.8)
-    closed = ConceptSettings(bias=1e3)  # the projection alone
+    world.p = torch.zeros_like(world.p)
+    opened = ConceptSettings(bias=-1e3)  # the projection alone
     context = world.context(30)
-    together = world.edit(closed, closed).prepare(context).context
+    together = world.edit(opened, opened).prepare(context).context
     whitened = torch.linalg.solve(world.C, world.i.T).T
     singles = (context @ whitened.T) / (whitened * world.i).sum(dim=1)
     naive = context - singles @ world.i
@@ -218,6 +218,49 @@ def test_the_order_of_concepts_does_not_matter(seed: int, order: list[int]) -> N
     other = world.edit(*[sliders[j] for j in order]).prepare(context)
     close(other.context, one.context, 1e-7)
     close(other.weights, one.weights[..., order], 1e-7)
+
+
+# --- words that are not the concept
+
+
+@pytest.mark.parametrize("concepts", [1, 3])
+def test_a_word_that_is_not_the_concept_stays_almost_as_it_is(concepts: int) -> None:
+    """The change is at most that of gates at similarity 0, whatever the word's length."""
+    world = World(concepts)
+    world.p, sliders = world.i.clone(), [ConceptSettings()] * concepts
+    edit = world.edit(*sliders)
+    words = world.context(200)
+    whitened = torch.linalg.solve(world.C, world.i.T).T
+    away = words - coordinates(words, world.i, world.C) @ world.i  # no part of any concept
+    changed = edit.prepare(away).context - away
+    closed = 1 / (1 + math.exp(0.6 / 0.15))
+    close(changed, (closed * world.p.sum(dim=0)).expand_as(changed), 1e-9)
+    assert (away @ whitened.T).abs().max() < 1e-9
+
+
+@property_test
+@given(seeds, st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+def test_an_infinite_bias_is_the_stock_model_bit_for_bit(seed: int, dtype: torch.dtype) -> None:
+    world = World(3, seed)
+    context = world.context(2, 9).to(dtype)
+    prepared = world.edit(*[ConceptSettings(bias=1e6)] * 3).prepare(context)
+    assert torch.equal(prepared.context, context)
+    assert not prepared.weights.any()
+
+
+@pytest.mark.parametrize("bias", [-1.0, 0.6])
+def test_padding_of_zeros_is_no_word(bias: float) -> None:
+    """Where a norm follows the keys, a pad's key of 0 would become one of full size."""
+    world = World(2)
+    context = world.context(2, 9)
+    context[:, 5:] = 0
+    edit = world.edit(*[ConceptSettings(bias=bias)] * 2)
+    prepared = edit.prepare(context)
+    assert not prepared.context[:, 5:].any()
+    assert not prepared.weights[:, 5:].any()
+    torch.testing.assert_close(
+        prepared.context[:, :5], edit.prepare(context[:, :5]).context, rtol=0, atol=1e-12
+    )
 
 
 # --- strength
@@ -306,14 +349,15 @@ def test_identical_concepts_are_projected_off_once_and_named(
 ) -> None:
     world = World(3, correlation=0.0)
     world.i[2] = world.i[0]
-    closed = ConceptSettings(bias=1e3)
+    world.p = torch.zeros_like(world.p)
+    opened = ConceptSettings(bias=-1e3)
     context = world.context(20)
     with caplog.at_level(logging.WARNING):
-        edited = world.edit(closed, closed, closed, names=["ann", "bob", "cid"]).prepare(context)
+        edited = world.edit(opened, opened, opened, names=["ann", "bob", "cid"]).prepare(context)
     assert "ann and cid" in caplog.text
     assert "bob" not in caplog.text
     world.i, world.p = world.i[:2], world.p[:2]
-    once = world.edit(closed, closed).prepare(context)
+    once = world.edit(opened, opened).prepare(context)
     close(edited.context, once.context, 1e-9)
 
 
@@ -322,9 +366,10 @@ def test_identical_concepts_are_projected_off_once_and_named(
 def test_near_parallel_concepts_stay_bounded(distance: float, sign: int) -> None:
     world = World(2, correlation=0.0)
     world.i[1] = sign * (world.i[0] + distance * world.i[1])
+    world.p = torch.zeros_like(world.p)
     context = world.context(50).half()
-    closed = ConceptSettings(bias=1e3)
-    edited = world.edit(closed, closed).prepare(context).context
+    opened = ConceptSettings(bias=-1e3)
+    edited = world.edit(opened, opened).prepare(context).context
     # A projection in the C^-1 inner product never lengthens in that product's norm.
     inverse = torch.linalg.inv(world.C)
 
@@ -338,11 +383,16 @@ def test_no_warning_for_concepts_that_only_resemble_each_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     gram = torch.tensor([[1.0, 0.99], [0.99, 1.0]], dtype=torch.float64)
-    assert PARALLEL_CUTOFF < 1 - 0.99
+    assert PARALLEL < 1 - 0.99
     with caplog.at_level(logging.WARNING):
-        inverse = mixing_matrix(gram, [1, 1], ["a", "b"])
+        similarity_matrix(gram, [1, 1], ["a", "b"])
     assert not caplog.text
-    torch.testing.assert_close(inverse, torch.linalg.inv(gram))
+
+
+def test_the_coordinates_of_concepts_that_only_resemble_each_other_are_exact() -> None:
+    gram = torch.tensor([[1.0, 0.94], [0.94, 1.0]], dtype=torch.float64)
+    assert LEAST_APART < 1 - 0.94
+    torch.testing.assert_close(similarity_matrix(gram, [1, 1]), torch.linalg.inv(gram))
 
 
 # --- shapes, precision, gradients

@@ -240,7 +240,7 @@ def test_the_rate_of_values_is_relative_to_each_layer_s_scale(learn: Learn) -> N
     for path, value in concept.values.items():
         scale = (toy.values[path] @ p).square().mean().sqrt()
         steps = value.float().abs() / scale
-        torch.testing.assert_close(steps, torch.full_like(steps, 0.05), rtol=2e-3, atol=0)
+        torch.testing.assert_close(steps, torch.full_like(steps, 0.05), rtol=1e-2, atol=0)
 
 
 def test_the_model_s_own_weights_stay_as_they_are(learn: Learn) -> None:
@@ -530,7 +530,7 @@ def test_trained_keys_start_at_the_locked_ones_at_a_rate_relative_to_them(learn:
     for path, key in trained.concept.keys.items():
         scale = (toy.keys[path] @ p).square().mean().sqrt()
         steps = key.float().abs() / scale
-        torch.testing.assert_close(steps, torch.full_like(steps, 0.05), rtol=2e-3, atol=0)
+        torch.testing.assert_close(steps, torch.full_like(steps, 0.05), rtol=1e-2, atol=0)
 
 
 def test_going_on_keeps_trained_keys(learn: Learn) -> None:
