@@ -27,6 +27,13 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTE_WIDTH, NOTE_GAP = 900, 50
 # What the pack's page puts onto nodes below their fields (js/lib/dom_widget.js).
 PARTS = {"PerfusionConceptLoader": 290, "PerfusionTune": 205}
+# How high a node gets when a run has given it its picture and its text, in the design that makes
+# it higher: measured on the page, since nothing in its schema tells it.
+AFTER_RUN = {
+    "PerfusionGateInspector": 640,
+    "PerfusionSweep": 590,
+    "PerfusionConceptInfo": 610,
+}
 
 # What graphs load and nobody has at first. The page offers the download, from the addresses that
 # ComfyUI's own templates have.
@@ -85,7 +92,8 @@ def _height(node: Mapping[str, Any], info: Mapping[str, Any], *, whole: bool) ->
     height = 46 + 20 * max(sockets, len(info["output"])) + 24 * fields + 70 * long_texts
     height += PARTS.get(node["class_type"], 0)
     shows_picture = info["output_node"] or "image_upload" in str(info["input"])
-    return height + (220 if shows_picture else 0)
+    height += 220 if shows_picture else 0
+    return max(height, AFTER_RUN.get(node["class_type"], 0)) if whole else height
 
 
 def _slots(info: Mapping[str, Any]) -> list[tuple[str, str, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from tools.workflows import UI_GRAPHS
 if TYPE_CHECKING:
     from comfy_page import ComfyPage
 
+_NODE_IDS = "() => app.graph.nodes.map((node) => node.id)"
 NAMES = sorted(path.stem for path in UI_GRAPHS.glob("*.json"))
 
 
@@ -71,6 +73,26 @@ def test_the_quick_start_runs_and_shows_its_picture(comfy: ComfyPage) -> None:
     save = comfy.node("SaveImage")
     comfy.show(save)
     assert comfy.wait_picture(save) == (128, 128)
+
+
+@on_both_designs
+def test_no_node_covers_another_once_a_run_has_given_them_their_pictures(comfy: ComfyPage) -> None:
+    comfy.load(example_graph("tune_and_sweep"))
+    for kind in ("KSampler", "PerfusionSweep"):
+        comfy.set_value(comfy.node(kind), "steps", 1)
+    comfy.set_value(comfy.node("PerfusionSweep"), "biases", "0.4, 0.6")
+    comfy.set_value(comfy.node("PerfusionSweep"), "temperatures", "0.15")
+    comfy.run()
+    for kind in ("PerfusionGateInspector", "PerfusionSweep", "PerfusionConceptInfo"):
+        comfy.show(comfy.node(kind))
+        comfy.wait_picture(comfy.node(kind))
+    comfy.show()
+    comfy.settle()
+    boxes = {str(node): comfy.box(node) for node in comfy.page.evaluate(_NODE_IDS)}
+    for (one, a), (other, b) in combinations(boxes.items(), 2):
+        across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+        down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+        assert across <= 0 or down <= 0, f"nodes {one} and {other} cover each other"
 
 
 @on_every_frontend
