@@ -149,7 +149,8 @@ def main() -> None:
         ],
         couples=len(couples) * (len(contenders) + pairs),
     )
-    report = Report(args.out, lab.marking.identity, about(args, lab, steps))
+    claims = sum(len(ablation.claims) for ablation in wanted)
+    report = Report(args.out, lab.marking.identity, about(args, lab, steps), claims)
     for ablation in chosen:
         print(f"{ablation.name} ...", flush=True)
         report.add_ablation(lab, ablation, couples)

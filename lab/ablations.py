@@ -53,9 +53,9 @@ class Claim:
     better: Sequence[str]
     worse: Sequence[str]
 
-    def difference(self, points: Mapping[str, Point]) -> Estimate:
-        """How much better the better side is."""
-        return estimate(self._measured(points), self._ahead)
+    def difference(self, points: Mapping[str, Point], comparisons: int = 1) -> Estimate:
+        """How much better the better side is, as one of so many claims."""
+        return estimate(self._measured(points), self._ahead, comparisons=comparisons)
 
     def by_subject(self, points: Mapping[str, Point]) -> list[float]:
         """The same of each subject alone."""

@@ -13,8 +13,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-RESAMPLES, CONFIDENCE = 2000, 0.95
+RESAMPLES, CONFIDENCE = 10_000, 0.95
 REFERENCE = (0.0, 0.0)  # of every hypervolume: no text alignment, no identity
 
 Statistic = Callable[[np.ndarray], float]
@@ -72,10 +73,16 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """What a difference says: "holds", "fails", or "not decided" with zero in the interval."""
+        """What a difference says: "holds", "fails", or with zero in the interval how large it is at
+        most."""
         if self.low > 0:
             return "holds"
-        return "fails" if self.high < 0 else "not decided"
+        return "fails" if self.high < 0 else f"no difference above {self.excluded:.2f}"
+
+    @property
+    def excluded(self) -> float:
+        """The smallest size of an effect, in either direction, that the interval rules out."""
+        return max(abs(self.low), abs(self.high))
 
 
 def hypervolume(means: np.ndarray) -> float:
@@ -112,14 +119,38 @@ def _redrawn(concepts: int, pictures: int, seed: int) -> np.ndarray:
     return shares
 
 
-def estimate(points: Sequence[Point], statistic: Statistic, seed: int = 0) -> Estimate:
+def _tail(count: int, comparisons: int) -> float:
+    """Which share of the resamples lies beyond each end of an interval.
+
+    A bootstrap of few is too narrow: its spread is that of n and not of n - 1, and it takes the
+    normal distribution for Student's. So the tail is the one that the normal distribution has
+    beyond sqrt(n / (n - 1)) times Student's quantile (Hesterberg 2015, "expanded percentiles").
+
+    Args:
+        count: how many were redrawn.
+    """
+    tail = (1 - CONFIDENCE) / 2 / comparisons
+    if count < 2:
+        return tail
+    quantile = stats.t.ppf(tail, count - 1) * np.sqrt(count / (count - 1))
+    return float(stats.norm.cdf(quantile))
+
+
+def estimate(
+    points: Sequence[Point], statistic: Statistic, seed: int = 0, comparisons: int = 1
+) -> Estimate:
     """A statistic of points that were measured alike, with its bootstrap interval.
+
+    Args:
+        comparisons: how many such figures are looked at together. All their intervals hold the
+            truth in 95 of 100 cases (Bonferroni: each at 1 - 0.05 / comparisons).
 
     Concepts are redrawn with replacement, and pictures within each: the interval speaks of any
     concept of this kind, as far as a few can: of few that truly differ it is too narrow (see
     docs/lab.md), and with one concept it speaks of that one alone. A concept's training is redrawn
-    with it; the same concept trained with other seeds is not measured. Raises
-    ValueError for points that were not measured on the same pictures.
+    with it; the same concept trained with other seeds is not measured.
+
+    Raises ValueError for points that were not measured on the same pictures.
     """
     shapes = {point.marks.shape for point in points}
     if len(shapes) != 1:
@@ -129,7 +160,7 @@ def estimate(points: Sequence[Point], statistic: Statistic, seed: int = 0) -> Es
     shares = _redrawn(concepts, pictures, seed)
     means = np.einsum("rn,pnm->rpm", shares, marks.reshape(len(marks), -1, 2))
     drawn = [statistic(redrawn) for redrawn in means]
-    tail = (1 - CONFIDENCE) / 2
+    tail = _tail(concepts if concepts > 1 else pictures, comparisons)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     value = statistic(marks.mean(axis=(1, 2)))
     return Estimate(round(float(value), 4), round(float(low), 4), round(float(high), 4))

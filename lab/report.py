@@ -78,11 +78,17 @@ class Contender:
 
 @dataclass
 class Report:
-    """Everything, as it is found; written again after every part."""
+    """Everything, as it is found; written again after every part.
+
+    Attributes:
+        claims: how many claims the whole lab holds against what is measured, whichever part of
+            them this run does: what their intervals are corrected for.
+    """
 
     out: Path
     identity: str
     about: dict[str, Any]
+    claims: int = 1
     ablations: list[dict[str, Any]] = field(default_factory=list)
     contenders: list[dict[str, Any]] = field(default_factory=list)
     comparison: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +111,7 @@ class Report:
         points = {point.name: point for measured in series.values() for point in measured}
         claims = []
         for claim in ablation.claims:
-            difference = claim.difference(points)
+            difference = claim.difference(points, self.claims)
             claims.append(
                 {
                     "claim": claim.text,

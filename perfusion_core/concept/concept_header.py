@@ -14,7 +14,9 @@ from .concept import Concept, ConceptError
 from .safetensors_file import shortened
 
 FORMAT = "perfusion-concept"
-VERSION, VERSION_WITH_KEYS = "1", "2"
+# 3: learned with the gate on the whole of the edit. 1, and 2 with trained keys: learned with what is
+# subtracted ungated; they are used as any other.
+VERSION, READ = "3", ("1", "2", "3")
 
 LONGEST_PREVIEW = 4 * MAX_PREVIEW // 3 + 4  # as base64
 
@@ -23,7 +25,7 @@ def to_header(concept: Concept) -> dict[str, str]:
     """All of a concept but its tensors, as safetensors takes it: text by name."""
     header = {
         "format": FORMAT,
-        "version": VERSION_WITH_KEYS if concept.keys else VERSION,
+        "version": VERSION,
         "name": concept.name,
         "family": concept.family,
         "text_width": str(concept.width),
@@ -50,10 +52,10 @@ def check_format(header: Mapping[str, str]) -> None:
             f'"{shortened(header.get("format", ""))}", not "{FORMAT}". LoRAs, embeddings and '
             "checkpoints go through their own loaders."
         )
-    if header.get("version") not in (VERSION, VERSION_WITH_KEYS):
+    if header.get("version") not in READ:
         raise ConceptError(
             f'the file has version "{shortened(header.get("version", ""))}" of the format and this '
-            f"Perfusion reads versions {VERSION} and {VERSION_WITH_KEYS}. Update Perfusion."
+            f"Perfusion reads the versions {READ[0]} to {READ[-1]}. Update Perfusion."
         )
 
 

@@ -78,7 +78,7 @@ class ConceptSettings:
     Attributes:
         bias: similarity at which the gate is half open. Higher weakens the concept.
         temperature: softness of the gate, > 0.
-        strength: 0 is the model without the concept, 1 the edit as published, up to 2 beyond it.
+        strength: 0 is the model without the concept, 1 the whole edit, up to 2 beyond it.
         start, end: the part of the sampling schedule in which the concept acts, as fractions of
             ComfyUI's percent (0 is all noise, 1 the finished picture).
         layers: weights of the strength, layer by layer.
