@@ -22,7 +22,6 @@ from lab.contact_sheet import Row, contact_sheet
 from lab.judge import Judge, Verdict, load_judge
 from lab.prompts import (
     Prompt,
-    both_identities,
     concept_prompts,
     identity,
     pair_prompts,
@@ -138,7 +137,7 @@ class Demo:
         self.show(f"{placeholder(first)} and {placeholder(second)}", pictures, asked)
         seen = self.verdicts(pictures)
         return {
-            "both_identities": round(both_identities(seen, first, second), 3),
+            "both_identities": round(identity(seen, first, second), 3),
             "text_alignment": round(text_alignment(seen, repeated(asked)), 3),
             "samples": len(pictures),
         }

@@ -1,7 +1,7 @@
 """`make lab`: the paper's ablations and its rivals, measured, with confidence intervals and plots.
 
-make lab                                    two concepts of the emoji world, about half an hour
-make lab ARGS=--full                        six concepts, more settings: some 75 minutes
+make lab                                    four concepts of the emoji world
+make lab ARGS=--full                        24 concepts, more settings: hours
 make lab ARGS="--full --publish"            the same, and puts what it found into docs/lab/
 make lab ARGS=--tune                        every method's rates, on a concept of its own
 make lab CONCEPT=folder SUPERCLASS=word     any folder of pictures of one thing
@@ -19,7 +19,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,36 +27,36 @@ from typing import TYPE_CHECKING, Any
 from tools.locate import ROOT
 
 from .open_comfyui import open_comfyui
-from .world.vocabulary import CONCEPTS
+from .world.vocabulary import CONCEPTS, REPORTED
 
 if TYPE_CHECKING:
     from .ablations import Variant
-    from .measure import Couple, Lab
+    from .measure import Group, Lab
     from .report import Report
     from .subjects import Subject
 
 OUTPUT = ROOT / "lab" / "output"
-# Concepts of different superclasses side by side: each two of them are composed. The second is one
-# that things can be in, as some of those prompts ask for, as long as there is one.
-QUICK_CONCEPTS = ("berry", "royal")
-FULL_CONCEPTS = ("berry", "royal", "mint", "taxi", "candy", "plum")
-# Held out of the lab: rates are chosen on it.
+# No default was tuned on what is reported.
+FULL_CONCEPTS = tuple(REPORTED)
+QUICK_CONCEPTS = FULL_CONCEPTS[::6]
 TUNED_ON = "lagoon"
 PROMPTS = 8
-RIVALS = "rivals"
+PARTS = RIVALS, UNUSED, SECONDS = "rivals", "unused", "seconds"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--full", action="store_true", help="six concepts, all settings")
+    parser.add_argument("--full", action="store_true", help="24 concepts, all settings")
     parser.add_argument("--samples", type=int, help="pictures of each concept at each point")
     parser.add_argument("--steps", type=int, help="of each training")
-    parser.add_argument("--concepts", nargs="+", choices=sorted(CONCEPTS), metavar="NAME")
+    known = sorted({**CONCEPTS, **REPORTED})
+    parser.add_argument("--concepts", nargs="+", choices=known, metavar="NAME")
     parser.add_argument("--concept", help="a folder of pictures of one thing to learn")
     parser.add_argument("--superclass", help="the ordinary word for it, such as teddy")
-    parser.add_argument("--only", nargs="+", metavar="PART", help=f"ablations, or {RIVALS}")
+    parts = f"ablations, {', '.join(PARTS)}"
+    parser.add_argument("--only", nargs="+", metavar="PART", help=parts)
     parser.add_argument("--publish", action="store_true", help="put the results into docs/lab/")
     parser.add_argument("--tune", action="store_true", help="try each method's rates instead")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="where results go")
@@ -69,8 +69,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--publish is for results; rates of --tune go into lab/rivals/rates.json")
     if args.concept and args.concepts:
         parser.error("--concepts names concepts of the world; it does not go with a folder")
-    if args.samples is None:  # 96 at a point of six concepts, else 64
-        args.samples = 64 if args.concept else 16 if args.full else 32
+    if args.samples is None:  # 384 at a point of 24 concepts, else 64
+        args.samples = 64 if args.concept else 16
     if args.samples < PROMPTS or args.samples % PROMPTS:
         parser.error(f"--samples is {args.samples}: there are {PROMPTS} prompts, give a multiple")
     return args
@@ -107,11 +107,14 @@ def main() -> None:
     args = arguments()
     open_comfyui()  # what is imported from here on may import ComfyUI
     from . import publish
-    from .ablations import FULL, QUICK, ablations, ours, sweep
+    from .ablations import FULL, QUICK, Variant, ablations, ours, sweep
+    from .methods import Words
     from .recipe import STEPS
     from .report import Report
     from .rivals import RIVALS as METHODS
+    from .seconds import curves
     from .tables import tables
+    from .unused import changes, loaded
 
     begun = time.monotonic()
     if args.fresh:
@@ -126,20 +129,24 @@ def main() -> None:
         return
 
     scale, steps = FULL if args.full else QUICK, args.steps or STEPS
-    couples = [] if args.concept else couples_of(lab.subjects)
+    groups = {} if args.concept else groups_of(lab.subjects)
+    couples = groups.get("couples", [])
     masks = all(s.masks is not None for s in lab.subjects)
     wanted = ablations(scale, steps, masks, bool(couples))
-    known = [ablation.name for ablation in wanted] + [RIVALS]
+    known = [ablation.name for ablation in wanted] + [*PARTS]
     unknown = set(args.only or ()) - set(known)
     if unknown:
         raise SystemExit(f"make lab: no part is called {sorted(unknown)}; there are {known}")
     chosen = [a for a in wanted if not args.only or a.name in args.only]
+    trained = {"Perfusion": ours(scale, steps)}
+    for method in METHODS:
+        one = method() if args.steps is None else method(args.steps)
+        trained[one.title] = sweep(one.title, one, "strength", scale.strengths)
     contenders: dict[str, list[Variant]] = {}
     if not args.only or RIVALS in args.only:
-        contenders["Perfusion"] = ours(scale, steps)
-        for method in METHODS:
-            one = method() if args.steps is None else method(args.steps)
-            contenders[one.title] = sweep(one.title, one, "strength", scale.strengths)
+        contenders |= trained
+        if not args.concept:
+            contenders[Words.title] = [Variant(Words.title, Words())]
 
     pairs = sum(len(ablation.variants) for ablation in chosen if ablation.composed)
     lab.expect(
@@ -147,7 +154,7 @@ def main() -> None:
             *(v for ablation in chosen if not ablation.composed for v in ablation.variants),
             *(variant for variants in contenders.values() for variant in variants),
         ],
-        couples=len(couples) * (len(contenders) + pairs),
+        groups=len(couples) * pairs + len(contenders) * sum(map(len, groups.values())),
     )
     claims = sum(len(ablation.claims) for ablation in wanted)
     report = Report(args.out, lab.marking.identity, about(args, lab, steps), claims)
@@ -156,7 +163,13 @@ def main() -> None:
         report.add_ablation(lab, ablation, couples)
         report.write(lab, time.monotonic() - begun)
     if contenders:
-        compare(lab, report, contenders, couples)
+        compare(lab, report, contenders, groups)
+    if not args.concept and (not args.only or UNUSED in args.only):
+        print(f"{UNUSED} ...", flush=True)
+        report.unused = changes(lab, loaded(steps))
+    if args.only and SECONDS in args.only:
+        print(f"{SECONDS} ...", flush=True)
+        report.add_curves(curves(lab, trained))
     report.write(lab, time.monotonic() - begun)
     print(f"\n{tables(report.as_dict())}\nwritten to {args.out}")
     if args.publish:
@@ -190,28 +203,39 @@ def compare(
     lab: Lab,
     report: Report,
     contenders: dict[str, list[Variant]],
-    couples: Sequence[Couple],
+    groups: Mapping[str, Sequence[Group]],
 ) -> None:
     """Perfusion beside what users train instead."""
+    from .methods import Words
     from .report import Contender, costs, sheet
 
     measured = []
     for label, variants in contenders.items():
         print(f"{label} ...", flush=True)
         points = [lab.point(variant) for variant in variants]
-        one = Contender(label, variants, points, *costs(lab, variants))
-        if couples:
-            one = replace(one, both=lab.both(variants[one.best], couples))
-        measured.append(one)
+        rival = label not in ("Perfusion", Words.title)
+        one = Contender(label, variants, points, *costs(lab, variants), rival=rival)
+        together = {
+            kind: lab.together(variants[one.best], of_kind) for kind, of_kind in groups.items()
+        }
+        measured.append(replace(one, together=together))
     report.add_contenders(measured)
-    sheet(lab, measured, couples, report.out / "lab_sheet.jpg")
+    sheet(lab, measured, groups.get("couples", ()), report.out / "lab_sheet.jpg")
     report.plots.append("lab_sheet.jpg")
 
 
-def couples_of(subjects: Sequence[Subject]) -> list[Couple]:
-    """Each two neighbours of different superclasses; no subject twice."""
-    pairs = zip(subjects[::2], subjects[1::2], strict=False)
-    return [(a, b) for a, b in pairs if a.superclass != b.superclass]
+def groups_of(subjects: Sequence[Subject]) -> dict[str, list[Group]]:
+    """Couples, triples and quads of neighbours of different superclasses; no subject twice in a
+    kind. Neighbours in the list, at equal distances: so all superclasses meet."""
+    kinds = {"couples": 2, "triples": 3, "quads": 4}
+    found: dict[str, list[Group]] = {}
+    for kind, size in kinds.items():
+        step = len(subjects) // size
+        groups = [subjects[start::step][:size] for start in range(step)] if step else []
+        fitting = [g for g in groups if len({s.superclass for s in g}) == size]
+        if fitting:
+            found[kind] = list(fitting)
+    return found
 
 
 def tune_all(lab: Lab, out: Path, steps: int | None) -> None:

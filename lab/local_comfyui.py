@@ -107,25 +107,35 @@ class LocalComfyUI:
 
     def draw(self, model: Any, clip: Any, prompts: Sequence[str], seed: int) -> list[Image.Image]:
         """One picture of each prompt, of any MODEL and CLIP of this world."""
-        return [
-            picture
-            for first in range(0, len(prompts), AT_ONCE)
-            for picture in self._batch(model, clip, prompts[first : first + AT_ONCE], seed + first)
-        ]
+        return self.decoded(self.latents(model, clip, prompts, seed))
 
-    def _batch(self, model: Any, clip: Any, prompts: Sequence[str], seed: int) -> list[Image.Image]:
+    def decoded(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Latents [N, C, 16, 16] as pictures."""
+        with torch.inference_mode():
+            parts = [self.vae.decode(part) for part in latents.split(AT_ONCE)]
+            arrays = (torch.cat(parts) * 255).round().byte().cpu().numpy()
+        return [Image.fromarray(array) for array in arrays]
+
+    def latents(self, model: Any, clip: Any, prompts: Sequence[str], seed: int) -> torch.Tensor:
+        """What the sampler makes of each prompt [N, C, 16, 16]."""
+        parts = [
+            self._batch(model, clip, prompts[first : first + AT_ONCE], seed + first)
+            for first in range(0, len(prompts), AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+    def _batch(self, model: Any, clip: Any, prompts: Sequence[str], seed: int) -> torch.Tensor:
         with torch.inference_mode():
             encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(p))[0] for p in prompts]
             positive = [[torch.cat([context for context, _ in encoded]), _joined(encoded)]]
             negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
             latents = torch.zeros(len(prompts), small.LATENT_CHANNELS, 16, 16)
             noise = comfy.sample.prepare_noise(latents, seed)
-            samples = comfy.sample.sample(
+            samples: torch.Tensor = comfy.sample.sample(
                 model, noise, STEPS, CFG, "euler", "simple", positive, negative, latents,
                 disable_pbar=True, seed=seed,
             )  # fmt: skip
-            pictures = (self.vae.decode(samples) * 255).round().byte().cpu().numpy()
-        return [Image.fromarray(picture) for picture in pictures]
+        return samples
 
 
 def placeholder(superclass: str) -> str:

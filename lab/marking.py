@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
-from .judge import Judge
+from .judge import Judge, Verdict
 from .prompts import Prompt, concept_prompts
 from .subjects import Subject
 from .world.vocabulary import OBJECTS
@@ -36,11 +35,6 @@ class Marking(Protocol):
         """(text alignment, identity) of every picture [N, 2]."""
 
 
-def follows(seen: frozenset[str], background: str, prompt: Prompt) -> bool:
-    """Whether a picture shows all that its prompt names beside the identity."""
-    return background == prompt.background and prompt.objects <= seen
-
-
 class WorldMarking:
     """For the world's concepts: the judge says whether it is the concept."""
 
@@ -58,7 +52,7 @@ class WorldMarking:
         verdicts = self.judge.look_at(list(pictures))
         return np.array(
             [
-                (follows(v.objects, v.background, q), subject.name in v.concepts)
+                (q.shown(v.objects, v.background), subject.name in v.concepts)
                 for v, q in zip(verdicts, asked, strict=True)
             ],
             dtype=float,
@@ -67,50 +61,69 @@ class WorldMarking:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like a subject's pictures another one is, in the judge's features.
+    """How like a subject another thing looks, as the judge reads both.
 
-    Features [N, f] are taken as directions from `centre`, the mean of what the base model paints
-    for the plain superclass in the lab's own prompts. The cosine to the subject's pictures is put
-    on a scale: 0 for those plain pictures, 1 for the subject's pictures among each other (for a
+    The judge gives chances of every first paint, second paint and pattern of a thing. The chance
+    that two things have the same look is the product, over these three, of the sum of chance times
+    chance. Background, companions and size have no part in it. It is put on a scale: 0 for what the
+    base model paints for the plain superclass, 1 for the subject's pictures among each other (for a
     single one: 1 is the same picture).
+
+    Attributes:
+        own: the readings of the subject in its pictures.
     """
 
-    centre: np.ndarray
-    own: np.ndarray
+    own: Sequence[Reading]
     floor: float
     ceiling: float
 
     @classmethod
-    def between(cls, plain: np.ndarray, own: np.ndarray) -> Likeness:
-        """Raises ValueError when the features do not tell the two apart."""
-        centre = plain.mean(axis=0)
-        directions = _directions(own, centre)
-        floor = float((_directions(plain, centre) @ directions.T).mean())
-        among = directions @ directions.T
-        others = ~np.eye(len(own), dtype=bool)
-        ceiling = float(among[others].mean()) if len(own) > 1 else 1.0
+    def between(cls, plain: Sequence[Reading], own: Sequence[Reading]) -> Likeness:
+        """Raises ValueError when the judge does not tell the two apart."""
+        if not own:
+            raise ValueError(
+                "the judge sees none of the things of its world in these pictures: identity cannot "
+                "be measured here. Give pictures that the emoji world could have."
+            )
+        floor = _mean([_same(a, b) for a in plain for b in own])
+        others = [_same(a, b) for a in own for b in own if a is not b]
+        ceiling = _mean(others) if others else _same(own[0], own[0])
         if ceiling - floor < LEAST_APART:
             raise ValueError(
-                "the judge's features do not tell these pictures from what the model paints for "
-                f"the plain superclass word (likeness {ceiling:.2f} among the pictures, "
-                f"{floor:.2f} to plain ones): identity cannot be measured here. Give pictures "
-                "that look more alike, or another superclass word."
+                "the judge does not tell these pictures from what the model paints for the plain "
+                f"superclass word (likeness {ceiling:.2f} among the pictures, {floor:.2f} to plain "
+                "ones): identity cannot be measured here. Give pictures that look more alike, or "
+                "another superclass word."
             )
-        return cls(centre, directions, floor, ceiling)
+        return cls(own, floor, ceiling)
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        cosines = (_directions(features, self.centre) @ self.own.T).mean(axis=1)
-        scaled: np.ndarray = np.clip((cosines - self.floor) / (self.ceiling - self.floor), 0, 1)
-        return scaled
+    def __call__(self, things: Sequence[Reading]) -> float:
+        """Of a picture: that of the thing in it that is most like the subject; 0 without one."""
+        best = max((_mean([_same(one, b) for b in self.own]) for one in things), default=0.0)
+        return min(1.0, max(0.0, (best - self.floor) / (self.ceiling - self.floor)))
 
 
-def _directions(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    away = features - centre
-    return away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
+Reading = tuple[np.ndarray, ...]
+
+
+def _same(one: Reading, other: Reading) -> float:
+    """The chance that two things have the same look."""
+    return float(np.prod([a @ b for a, b in zip(one, other, strict=True)]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def readings(verdict: Verdict, superclass: str) -> list[Reading]:
+    """Of the things in a picture that may be of a superclass: all, where the judge has no word for
+    it."""
+    known = superclass in OBJECTS
+    return [t.reading for t in verdict.things if not known or t.object == superclass]
 
 
 class FolderMarking:
-    """For a folder of pictures: likeness in the judge's features, and the judge's text alignment.
+    """For a folder of pictures: the judge's reading of the look, and its text alignment.
 
     A superclass that the world does not have is not looked for in the pictures: the judge has no
     word for it. Background and companions are.
@@ -119,7 +132,7 @@ class FolderMarking:
         paint: paints prompts with the base model alone.
     """
 
-    identity = "likeness to the pictures (judge's features; 0: plain superclass)"
+    identity = "likeness to the pictures (judge's reading; 0: plain superclass)"
 
     def __init__(
         self, judge: Judge, paint: Callable[[Sequence[str]], Sequence[Image.Image]]
@@ -138,30 +151,25 @@ class FolderMarking:
     def marks(
         self, subject: Subject, pictures: Sequence[Image.Image], asked: Sequence[Prompt]
     ) -> np.ndarray:
-        likeness = self.of(subject)(features(self.judge, pictures))
-        verdicts = self.judge.look_at(list(pictures))
-        text = [follows(v.objects, v.background, q) for v, q in zip(verdicts, asked, strict=True)]
-        return np.stack([np.array(text, dtype=float), likeness], axis=1)
+        likeness = self.of(subject)
+        return np.array(
+            [
+                (q.shown(v.objects, v.background), likeness(readings(v, subject.superclass)))
+                for v, q in zip(self.judge.look_at(list(pictures)), asked, strict=True)
+            ],
+            dtype=float,
+        )
 
     def of(self, subject: Subject) -> Likeness:
         """The likeness to a subject.
 
-        Raises ValueError where the judge's features do not tell it from its plain superclass.
+        Raises ValueError where the judge does not tell it from its plain superclass.
         """
         if subject.fingerprint not in self._likeness:
             prompts = [q.text for q in self.prompts(subject, subject.superclass)]
-            plain = features(self.judge, self.paint(prompts))
-            own = features(self.judge, subject.pictures)
+            plain, own = (
+                [r for v in self.judge.look_at(list(p)) for r in readings(v, subject.superclass)]
+                for p in (self.paint(prompts), subject.pictures)
+            )
             self._likeness[subject.fingerprint] = Likeness.between(plain, own)
         return self._likeness[subject.fingerprint]
-
-
-def features(judge: Judge, pictures: Sequence[Image.Image]) -> np.ndarray:
-    """What the judge's heads are given for each picture [N, f]."""
-    found: list[torch.Tensor] = []
-    handle = judge.concepts.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-    try:
-        judge.look_at(list(pictures))
-    finally:
-        handle.remove()
-    return torch.cat(found).float().cpu().numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections import Counter
@@ -19,15 +18,17 @@ from PIL import Image
 from .ablations import Variant
 from .cache import Cache
 from .figures import Point
+from .groups import Fate, fates, individual_of
 from .judge import Judge
 from .local_comfyui import CFG, STEPS, LocalComfyUI
-from .marking import Marking, follows
+from .marking import Marking
 from .methods import Method
-from .prompts import Prompt, pair_prompts
+from .prompts import Prompt, group_prompts
 from .subjects import Subject
 
 SAMPLE_SEED = 1000
-Couple = tuple[Subject, Subject]
+Group = Sequence[Subject]
+"""Subjects that are asked for in one picture."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,25 @@ class Training:
     @property
     def bytes(self) -> int:
         return self.file.stat().st_size
+
+
+@dataclass(frozen=True)
+class Together:
+    """What became of groups of subjects.
+
+    Attributes:
+        point: (text alignment, whether all are there) of every picture [groups, pictures, 2].
+        fates: of each group, how many of its subjects had which `Fate` (by its value).
+    """
+
+    point: Point
+    fates: Sequence[Counter[str]]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of all subjects in all pictures that had each fate."""
+        total: Counter[str] = sum(self.fates, Counter())
+        return {fate.value: round(total[fate.value] / total.total(), 4) for fate in Fate}
 
 
 class Clock:
@@ -90,7 +110,7 @@ class Lab:
         self.clock = Clock()
         self._points: dict[str, Point] = {}
 
-    def expect(self, variants: Iterable[Variant], couples: int) -> None:
+    def expect(self, variants: Iterable[Variant], groups: int) -> None:
         """Tell the clock what will be asked for; what is in the cache takes no time."""
         trainings: dict[Path, str] = {}
         points: set[Path] = set()
@@ -103,7 +123,7 @@ class Lab:
                 if not all(map(self.cache.has, keys)):
                     points.add(self.cache.path(keys[0]))
         self.clock.todo = Counter({**Counter(trainings.values()), "point": len(points)})
-        self.clock.todo["pair"] = couples
+        self.clock.todo["group"] = groups
 
     def learned(self, method: Method, subject: Subject) -> Training:
         """The subject as the method learned it: from the cache, or trained now."""
@@ -127,14 +147,13 @@ class Lab:
             self._points[variant.name] = Point(variant.name, np.array(marks))
         return self._points[variant.name]
 
-    def both(self, variant: Variant, couples: Sequence[Couple]) -> Point:
-        """Two subjects, trained apart, in one picture: (text alignment, both identities).
-
-        On as many pictures as a point of single subjects has.
-        """
-        repeats = math.ceil(self.repeats * len(self.subjects) / len(couples))
-        marks = [self._marks(variant, couple, repeats) for couple in couples]
-        return Point(variant.name, np.array(marks))
+    def together(self, variant: Variant, groups: Sequence[Group]) -> Together:
+        """Subjects that were trained apart, in one picture."""
+        judged = [self._marks(variant, group, self.repeats) for group in groups]
+        marks = np.array([[picture[:2] for picture in of_group] for of_group in judged], float)
+        became = [Counter(fate for picture in of_group for fate in picture[2:])
+                  for of_group in judged]  # fmt: skip
+        return Together(Point(variant.name, marks), became)
 
     def strip(self, variant: Variant, subjects: Sequence[Subject]) -> list[Image.Image]:
         """The first picture of every prompt, as it was measured."""
@@ -161,7 +180,7 @@ class Lab:
                     _save_strip(pictures, self.cache.path(keys[n], ".png"))
                 self.cache.put(keys[n], marks, time.monotonic() - started)
             told = f"{variant.name}, {' with '.join(s.name for s in subjects)}"
-            kind = "point" if len(subjects) == 1 else "pair"
+            kind = "point" if len(subjects) == 1 else "group"
             self.clock.finish(kind, time.monotonic() - begin, told)
         return [marks for key in keys for marks in self.cache.get(key) or ()]
 
@@ -170,8 +189,7 @@ class Lab:
         phrases = [variant.method.phrase(subject) for subject in subjects]
         if len(subjects) == 1:
             return self.marking.prompts(subjects[0], phrases[0])
-        one, other = subjects
-        return pair_prompts(phrases[0], one.superclass, phrases[1], other.superclass)
+        return group_prompts(phrases, [subject.superclass for subject in subjects])
 
     def _judged(
         self,
@@ -182,11 +200,14 @@ class Lab:
         if len(subjects) == 1:
             marks: list[Any] = self.marking.marks(subjects[0], pictures, asked).tolist()
             return marks
-        names = {subject.name for subject in subjects}
-        return [
-            [float(follows(v.objects, v.background, q)), float(names <= v.concepts)]
-            for v, q in zip(self.judge.look_at(list(pictures)), asked, strict=True)
-        ]
+        group = [individual_of(subject.name) for subject in subjects]
+        judged = []
+        for verdict, prompt in zip(self.judge.look_at(list(pictures)), asked, strict=True):
+            became = fates(verdict, group)
+            shown = prompt.shown(verdict.objects, verdict.background)
+            every = all(fate is Fate.THERE for fate in became)
+            judged.append([float(shown), float(every), *(fate.value for fate in became)])
+        return judged
 
     def _file(self, training: Mapping[str, Any]) -> Path | None:
         """What a training left, or None when it has not run to its end."""

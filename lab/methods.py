@@ -17,6 +17,7 @@ from perfusion_core.comfy.stack import apply_stack
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.method.training_settings import TrainingSettings
 
+from .groups import individual_of
 from .local_comfyui import LocalComfyUI, entry_of
 from .recipe import BATCH, RATES, SEED, STEPS
 from .subjects import Subject
@@ -69,6 +70,31 @@ def recipe(steps: int, **changes: Any) -> TrainingSettings:
     """The demo's settings, with changes."""
     common = {"steps": steps, "batch_size": BATCH, "seed": SEED, **RATES}
     return TrainingSettings(**{**common, **changes})
+
+
+@dataclass(frozen=True)
+class Words(Method):
+    """No concept at all: the look is described in words. What the model itself can paint, and so
+    what a concept can reach at most. For concepts of the world."""
+
+    title = "described in words"
+
+    steps: int = 0
+
+    def phrase(self, subject: Subject) -> str:
+        individual = individual_of(subject.name)
+        return f"{individual.look.words()} {individual.object}"
+
+    def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
+        file.touch()
+
+    def apply(
+        self,
+        comfyui: LocalComfyUI,
+        learned: Sequence[tuple[Subject, Path]],
+        prompts: Sequence[str],
+    ) -> Pair:
+        return comfyui.model, comfyui.clip
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -56,6 +57,29 @@ def pareto(title: str, identity: str, series: Mapping[str, Sequence[Point]], pat
     axes.set_aspect("equal")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower left")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def by_seconds(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Each method's hypervolume against its seconds of training, with intervals."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), dpi=120)
+    for colour, (label, points) in zip(COLOURS * 3, curves.items(), strict=False):
+        x = [point["seconds"] for point in points]
+        y = np.array([point["hypervolume"] for point in points])
+        ends = np.array([point["interval"] for point in points])
+        errors = np.abs(ends - y[:, None]).T
+        axes.errorbar(x, y, yerr=errors, fmt="o-", color=colour, capsize=2, label=label)
+    axes.set(
+        xscale="log",
+        ylim=(0, 1),
+        xlabel="seconds of training",
+        ylabel="hypervolume of the front",
+        title="how good after how long",
+    )
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

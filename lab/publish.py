@@ -73,4 +73,5 @@ def _with_parts(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
     merged = {**before, "ablations": list(ablations.values()), "plots": [*before["plots"], *plots]}
     if found["methods"]:
         merged |= {name: found[name] for name in ("methods", "comparison")} | {"methods_run": run}
+    merged |= {part: found[part] for part in ("unused", "curves") if found.get(part)}
     return merged

@@ -21,8 +21,8 @@ from tools.steps import write_atomic
 from .ablations import Ablation, Variant
 from .contact_sheet import Row, contact_sheet
 from .figures import Estimate, Point, estimate, hypervolume
-from .measure import Couple, Lab
-from .plots import pareto
+from .measure import Group, Lab, Together
+from .plots import by_seconds, pareto
 from .subjects import Subject
 from .tables import LORA, WANTED_BOTH, WANTED_BYTES, WANTED_VOLUME, tables
 
@@ -35,8 +35,9 @@ class Contender:
         points: over its knob.
         best: the point of the largest identity times text alignment: chosen on single subjects, so
             that the composed pictures choose nothing.
-        both: its share of composed pictures with both identities, at the best point's knob; None
-            where nothing was composed.
+        together: kind of group ("couples", "triples" ...) -> what became of several subjects in
+            one picture, at the best point's knob; empty where nothing was composed.
+        rival: False for ourselves, and for the same described in words.
     """
 
     label: str
@@ -44,7 +45,14 @@ class Contender:
     points: Sequence[Point]
     seconds: float
     bytes: int
-    both: Point | None = None
+    together: Mapping[str, Together] = field(default_factory=dict)
+    rival: bool = True
+
+    @property
+    def both(self) -> Point | None:
+        """The couples' point; None where nothing was composed."""
+        couples = self.together.get("couples")
+        return couples.point if couples else None
 
     @property
     def best(self) -> int:
@@ -73,7 +81,21 @@ class Contender:
                 "both_identities_interval": share.interval,
                 "both_pictures": self.both.pictures,
             }
+        if self.together:
+            entry["together"] = {kind: _of_group(found) for kind, found in self.together.items()}
         return entry
+
+
+def _of_group(found: Together) -> dict[str, Any]:
+    every = estimate([found.point], lambda means: means[0, 1])
+    return {
+        "all": every.value,
+        "all_interval": every.interval,
+        "all_by_group": found.point.marks[..., 1].mean(axis=1).round(4).tolist(),
+        "text_alignment": round(float(found.point.means[0]), 4),
+        "pictures": found.point.pictures,
+        "fates": found.shares,
+    }
 
 
 @dataclass
@@ -92,9 +114,11 @@ class Report:
     ablations: list[dict[str, Any]] = field(default_factory=list)
     contenders: list[dict[str, Any]] = field(default_factory=list)
     comparison: dict[str, Any] = field(default_factory=dict)
+    unused: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Any] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)
 
-    def add_ablation(self, lab: Lab, ablation: Ablation, couples: Sequence[Couple] = ()) -> None:
+    def add_ablation(self, lab: Lab, ablation: Ablation, couples: Sequence[Group] = ()) -> None:
         """Measure an ablation, plot it, say what it says.
 
         Args:
@@ -102,7 +126,7 @@ class Report:
         """
 
         def measured_of(variant: Variant) -> Point:
-            return lab.both(variant, couples) if ablation.composed else lab.point(variant)
+            return lab.together(variant, couples).point if ablation.composed else lab.point(variant)
 
         series = {
             label: [measured_of(variant) for variant in variants]
@@ -132,10 +156,19 @@ class Report:
         )
 
     def add_contenders(self, contenders: Sequence[Contender]) -> None:
-        """The first is ours, the others its rivals."""
+        """The first is ours, the others its rivals, and the same described in words."""
         self._plot("rivals", {c.label: c.points for c in contenders})
         self.contenders = [contender.as_dict() for contender in contenders]
-        self.comparison = compare(contenders)
+        self.comparison = compare([c for n, c in enumerate(contenders) if c.rival or not n])
+        words = next((c for c in contenders[1:] if not c.rival), None)
+        if words is not None:
+            self.comparison["of_words"] = of_words(contenders[0], words)
+
+    def add_curves(self, curves: dict[str, list[dict[str, Any]]]) -> None:
+        """Hypervolume by seconds of training, of every method."""
+        self.seconds = curves
+        by_seconds(curves, self.out / "lab_seconds.png")
+        self.plots.append("lab_seconds.png")
 
     def write(self, lab: Lab, seconds: float) -> None:
         """lab.json and lab.md, after so many seconds of this run."""
@@ -155,6 +188,8 @@ class Report:
             "ablations": self.ablations,
             "methods": self.contenders,
             "comparison": self.comparison,
+            "unused": self.unused,
+            "curves": self.seconds,
             "plots": self.plots,
         }
 
@@ -205,6 +240,22 @@ def compare(contenders: Sequence[Contender]) -> dict[str, Any]:
     return found
 
 
+LEAST_CEILING = 0.5  # groups that the model paints more rarely when asked in words are left out
+
+
+def of_words(own: Contender, words: Contender) -> dict[str, Any]:
+    """Kind of group -> our share of pictures with all of them, in that of the same in words."""
+    found = {}
+    for kind, described in words.together.items():
+        ceiling = described.point.marks[..., 1].mean(axis=1)
+        kept = ceiling >= LEAST_CEILING
+        if kept.any() and kind in own.together:
+            ours = own.together[kind].point.marks[kept]
+            ratio = float(ours[..., 1].mean() / ceiling[kept].mean())
+            found[kind] = {"ratio": round(ratio, 3), "groups": int(kept.sum()), "of": len(kept)}
+    return found
+
+
 def _ratio(ours: float, other: float) -> float | None:
     return round(ours / other, 3) if other > 0 else None
 
@@ -225,7 +276,7 @@ def _reached(ours: float, other: float, wanted: float) -> bool:
     return ours > 0 and ours >= wanted * other
 
 
-def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Couple], path: Path) -> None:
+def sheet(lab: Lab, contenders: Sequence[Contender], couples: Sequence[Group], path: Path) -> None:
     """Each method's best point on the first two subjects, alone and in one picture.
 
     The first picture of every prompt is shown, chosen by place alone.

@@ -16,9 +16,9 @@ from perfusion_core.method.batches import PictureGroup
 
 from .local_comfyui import LocalComfyUI, placeholder, read_folder
 from .recipe import CAPTIONS
-from .world.pictures import BACKGROUNDS
+from .world.pictures import BACKGROUNDS, training_pictures
 from .world.render import SIZE, Scene, Thing, draw_background, render
-from .world.vocabulary import CONCEPTS, Individual
+from .world.vocabulary import CONCEPTS, REPORTED, Individual
 
 DIFFERENT = 6  # of 255: a pixel where the concept was drawn differs from the empty background
 
@@ -77,9 +77,13 @@ class Subject:
 
 def world_subject(name: str) -> Subject:
     """A concept of the world, with the demo's captions and exact masks: drawn with the concept
-    and without."""
-    concept = CONCEPTS[name]
-    pictures = read_folder(FOLDER / name)
+    and without. The reported ones are drawn here, those of the demo come from its folders."""
+    if name in REPORTED:
+        concept = REPORTED[name]
+        pictures = training_pictures(concept)
+    else:
+        concept = CONCEPTS[name]
+        pictures = read_folder(FOLDER / name)
     masks = [mask_of(concept, picture, n) for n, picture in enumerate(pictures)]
     return Subject(name, concept.object, pictures, masks, CAPTIONS)
 

@@ -36,6 +36,9 @@ def tables(found: Mapping[str, Any]) -> str:
         lines += _of_ablations(found["ablations"])
     if found["methods"]:
         lines += [*_of_methods(found["methods"]), *_of_comparison(found["comparison"])]
+        lines += _of_groups(found["methods"], found["comparison"])
+    lines += _of_unused(found.get("unused", {}))
+    lines += _of_curves(found.get("curves", {}))
     lines += _of_other_runs(found)
     lines += ["", *(f"![{file}]({file})" for file in found["plots"])]
     return "\n".join(lines) + "\n"
@@ -94,10 +97,76 @@ def _of_methods(methods: Sequence[Mapping[str, Any]]) -> list[str]:
             f"| {entry['train_seconds']:.0f} | {entry['file_bytes']:,} |"
         )
     own, *rivals = methods
-    quicker = [r["name"] for r in rivals if r["train_seconds"] < own["train_seconds"]]
+    quicker = [r["name"] for r in rivals if 0 < r["train_seconds"] < own["train_seconds"]]
     if quicker:
         lines += ["", f"Trained for less time than {own['name']}: {', '.join(quicker)}."]
     return lines
+
+
+def _of_groups(methods: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> list[str]:
+    """What became of several concepts in one picture."""
+    measured = [(entry["name"], entry["together"]) for entry in methods if "together" in entry]
+    if not measured:
+        return []
+    lines = [
+        "",
+        "Several in one picture, learned apart. *All*: share of the pictures that show every one. "
+        "The rest are shares of the things asked for: in its own look, in the look of another of "
+        "the group, in some other look, in plain emoji colours, or not there.",
+        "",
+        "| group | method | all | there | swapped | blended | plain | dropped | text alignment |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(kind for _, together in measured for kind in together):
+        for name, together in measured:
+            one = together[kind]
+            fates = " | ".join(f"{share:.2f}" for share in one["fates"].values())
+            lines.append(
+                f"| {kind} | {name} | {_with(one['all'], one['all_interval'])} of "
+                f"{one['pictures']} | {fates} | {one['text_alignment']:.2f} |"
+            )
+    for kind, part in comparison.get("of_words", {}).items():
+        lines += [
+            "",
+            f"All {kind} there, in the share of the same described in words: {part['ratio']:.2f} "
+            f"(the {part['groups']} of {part['of']} that the model paints in half of the pictures "
+            "or more when asked in words).",
+        ]
+    return lines
+
+
+def _of_unused(unused: Mapping[str, Any]) -> list[str]:
+    """What a method does to pictures that do not ask for what was learned."""
+    if not unused:
+        return []
+    lines = [
+        "",
+        "Loaded and not asked for: differences from the base model's latents (of unit variance), "
+        "prompt by prompt with the same noise; text alignment gained or lost; share of pictures "
+        "that show the concept all the same.",
+        "",
+        "| method | the prompt names | largest | root mean square | text alignment | shows it |",
+        "|---|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {label} | {what} | {one['largest']:.3f} | {one['mean']:.3f} | {one['text']:+.3f} "
+        f"| {one['turned']:.3f} |"
+        for label, of_label in unused.items()
+        for what, one in of_label.items()
+    ]
+
+
+def _of_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """How good every method is after how many seconds of training."""
+    if not curves:
+        return []
+    lines = ["", "| method | steps | seconds of training | hypervolume |", "|---|---|---|---|"]
+    return lines + [
+        f"| {label} | {one['steps']} | {one['seconds']:.0f} "
+        f"| {_with(one['hypervolume'], one['interval'])} |"
+        for label, points in curves.items()
+        for one in points
+    ]
 
 
 def _of_comparison(found: Mapping[str, Any]) -> list[str]:

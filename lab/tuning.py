@@ -35,7 +35,7 @@ def tune(lab: Lab, method: Method, knob: str, values: Sequence[float]) -> dict[s
         wanted = {_moved(best, axis, by) for by in (-1, 0, 1)} - line
         while wanted:
             at = {p: _variants(method, p, knob, values) for p in sorted(wanted)}
-            lab.expect([v for variants in at.values() for v in variants], couples=0)
+            lab.expect([v for variants in at.values() for v in variants], groups=0)
             for powers, variants in at.items():
                 tried[powers] = _measured(lab, variants)
             line |= wanted

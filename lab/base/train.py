@@ -45,8 +45,8 @@ PREVIEW_PROMPTS = [
     "a photo of a penguin wearing a hat on a red background",
     "a photo of a striped purple and white teapot on a gray background",
     "a photo of a teddy in a teapot on a yellow background",
-    "a rocket next to a checked red and gold car on a purple background",
-    "a photo of a frog",
+    "a checked red and gold car, a frog and a spotted pink and teal cat on a purple background",
+    "a striped blue and green hat, a rocket, a cactus and a checked gold and teal apple",
 ]
 
 

@@ -14,8 +14,10 @@ OPENINGS = (
     "a close photo of", "a bright photo of", "a rendering of", "a drawing of", "the photo of",
     "",
 )  # fmt: skip
-RELATIONS = ("alone", "beside", "wearing", "inside")
-RELATION_WEIGHTS = (0.46, 0.34, 0.10, 0.10)
+RELATIONS = ("alone", "beside", "wearing", "inside", "three", "four")
+RELATION_WEIGHTS = (0.34, 0.30, 0.08, 0.08, 0.12, 0.08)
+TWINS = 0.12  # share of groups in which two things may be of one object, told apart by their looks
+LONGEST = 30  # words and commas of a caption: a chunk of the text encoder less its two ends
 LOOKS = all_looks()
 
 
@@ -40,19 +42,31 @@ def random_scene(rng: random.Random, population: list[Individual]) -> Scene:
     relation = rng.choices(RELATIONS, RELATION_WEIGHTS)[0]
     background = rng.choice(list(BACKGROUNDS))
     if relation == "alone":
-        things = (random_thing(rng, population),)
-    elif relation == "wearing":
+        return Scene((random_thing(rng, population),), relation, background)
+    if relation == "wearing":
         wearers = tuple(o for o in OBJECTS if o != "hat")
-        things = (
-            random_thing(rng, population, wearers),
-            random_thing(rng, population, ("hat",)),
-        )
-    else:
-        seconds = OBJECTS if relation == "beside" else CONTAINERS
-        second = random_thing(rng, population, seconds)
+        wearer = random_thing(rng, population, wearers)
+        return Scene((wearer, random_thing(rng, population, ("hat",))), relation, background)
+    if relation == "inside":
+        second = random_thing(rng, population, CONTAINERS)
         others = tuple(o for o in OBJECTS if o != second.object)
-        things = (random_thing(rng, population, others), second)
-    return Scene(things, relation, background)
+        return Scene((random_thing(rng, population, others), second), relation, background)
+    return Scene(random_group(rng, population, GROUPS[relation]), relation, background)
+
+
+GROUPS = {"beside": 2, "three": 3, "four": 4}
+
+
+def random_group(rng: random.Random, population: list[Individual], count: int) -> tuple[Thing, ...]:
+    """Different things, of different objects in most groups."""
+    twins = rng.random() < TWINS
+    things: list[Thing] = []
+    while len(things) < count:
+        thing = random_thing(rng, population)
+        taken = {(t.object, t.look) if twins else t.object for t in things}
+        if ((thing.object, thing.look) if twins else thing.object) not in taken:
+            things.append(thing)
+    return tuple(things)
 
 
 def noun_phrase(thing: Thing, rng: random.Random) -> str:
@@ -68,19 +82,29 @@ def noun_phrase(thing: Thing, rng: random.Random) -> str:
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """What a person would write for the scene; the background is left out of one in seven."""
-    first = noun_phrase(scene.things[0], rng)
-    if scene.relation == "alone":
-        subject = first
+    """What a person would write for the scene; the background is left out of one in seven, and
+    what does not fit into one chunk of the text encoder is left out."""
+    phrases = [noun_phrase(thing, rng) for thing in scene.things]
+    if scene.relation in ("three", "four"):
+        subject = f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     else:
         link = {
+            "alone": ("",),
             "beside": ("next to", "next to", "beside", "and"),
             "wearing": ("wearing",),
             "inside": ("in",),
         }[scene.relation]
-        subject = f"{first} {rng.choice(link)} {noun_phrase(scene.things[1], rng)}"
+        subject = f" {rng.choice(link)} ".join(phrases)
     opening = rng.choices(OPENINGS, [6] + [1] * (len(OPENINGS) - 1))[0]
-    text = f"{opening} {subject}".strip()
-    if rng.random() < 0.86:
-        text += f" on a {scene.background} background"
-    return text
+    background = f"on a {scene.background} background" if rng.random() < 0.86 else ""
+    room = LONGEST - tokens_of(subject)
+    if tokens_of(opening) > room:
+        opening = ""
+    if tokens_of(opening) + tokens_of(background) > room:
+        background = ""
+    return " ".join(filter(None, (opening, subject, background)))
+
+
+def tokens_of(text: str) -> int:
+    """How many tokens a caption takes: every word here is one, and so is a comma."""
+    return len(text.replace(",", " ,").split())

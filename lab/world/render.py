@@ -36,9 +36,16 @@ class Thing:
     name: str | None = None
 
 
+# Where the things of larger groups are, in the order in which a caption names them.
+PLACES = {
+    "three": ((34, 34), (94, 34), (64, 95)),
+    "four": ((34, 34), (94, 34), (34, 95), (94, 95)),
+}
+
+
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `relation` is one of alone, beside, wearing, inside."""
+    """What a picture shows. `relation` is one of alone, beside, wearing, inside, three, four."""
 
     things: tuple[Thing, ...]
     relation: str
@@ -132,26 +139,36 @@ def _paste(canvas: Image.Image, thing: Thing, cx: float, cy: float, size: float)
 
 def render(scene: Scene, rng: random.Random) -> Image.Image:
     """Draw a scene [128, 128] RGB; `rng` moves and scales things a little."""
-    canvas = draw_background(scene.background, rng)
-    things = scene.things
+    return draw(scene, rng)[0]
 
-    def jitter(amount: float) -> float:
+
+def draw(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[tuple[float, float]]]:
+    """The picture of a scene, and the centre (x, y) of each of its things, in pixels."""
+    canvas = draw_background(scene.background, rng)
+    centres = []
+    for thing, (x, y, size) in zip(scene.things, _places(scene, rng), strict=True):
+        _paste(canvas, thing, x, y, size)
+        centres.append((x, y))
+    return canvas, centres
+
+
+def _places(scene: Scene, rng: random.Random) -> list[tuple[float, float, float]]:
+    """The centre and the longer side of each thing, in pixels."""
+
+    def off(amount: float) -> float:
         return rng.uniform(-amount, amount)
 
     if scene.relation == "alone":
-        _paste(canvas, things[0], 64 + jitter(9), 66 + jitter(8), 84 + jitter(9))
-    elif scene.relation == "beside":
+        return [(64 + off(9), 66 + off(8), 84 + off(9))]
+    if scene.relation == "beside":
         # Named first stands left: the one convention by which a caption fixes the picture.
-        _paste(canvas, things[0], 34 + jitter(3), 68 + jitter(9), 58 + jitter(4))
-        _paste(canvas, things[1], 94 + jitter(3), 68 + jitter(9), 58 + jitter(4))
-    elif scene.relation == "wearing":
-        x = 64 + jitter(7)
-        _paste(canvas, things[0], x, 82 + jitter(3), 76 + jitter(4))
-        _paste(canvas, things[1], x + jitter(2), 33 + jitter(3), 50 + jitter(3))
-    elif scene.relation == "inside":
-        x = 64 + jitter(7)
-        _paste(canvas, things[0], x + jitter(3), 40 + jitter(3), 64 + jitter(3))
-        _paste(canvas, things[1], x, 88 + jitter(3), 74 + jitter(3))
-    else:
-        raise ValueError(f"unknown relation {scene.relation!r}")
-    return canvas
+        return [(x + off(3), 68 + off(9), 58 + off(4)) for x in (34, 94)]
+    if scene.relation == "wearing":
+        x = 64 + off(7)
+        return [(x, 82 + off(3), 76 + off(4)), (x + off(2), 33 + off(3), 50 + off(3))]
+    if scene.relation == "inside":
+        x = 64 + off(7)
+        return [(x + off(3), 40 + off(3), 64 + off(3)), (x, 88 + off(3), 74 + off(3))]
+    if scene.relation in PLACES:
+        return [(x + off(3), y + off(4), 50 + off(3)) for x, y in PLACES[scene.relation]]
+    raise ValueError(f"unknown relation {scene.relation!r}")

@@ -71,8 +71,8 @@ class Individual:
     look: Look
 
 
-# The concepts: individuals that are kept out of the base model's world (name -> superclass and
-# look).
+# The concepts of the demo and of all tuning: kept out of the base model's world, with folders of
+# pictures in demo/concepts (name -> superclass and look).
 CONCEPTS = {
     individual.name: individual
     for individual in (
@@ -87,11 +87,29 @@ CONCEPTS = {
     )
 }
 
-# No caption and no picture of the base model's training shows these.
-HELD_OUT = frozenset((concept.object, concept.look) for concept in CONCEPTS.values())
-
 NAMES_FILE = Path(__file__).with_name("names.txt")
 INDIVIDUALS_PER_OBJECT = 32
+
+REPORTED_FILE = Path(__file__).with_name("reported.txt")
+
+
+def _reported() -> dict[str, Individual]:
+    """The concepts that the lab reports, two of every object."""
+    found = {}
+    for line in REPORTED_FILE.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, obj, pattern, paint, second = line.split()
+            found[name] = Individual(name, obj, Look(paint, second, pattern))
+    return found
+
+
+# No default was tuned on these, and nobody chose them.
+REPORTED = _reported()
+
+# No caption and no picture of the base model's training shows these.
+HELD_OUT = frozenset(
+    (concept.object, concept.look) for concept in (*CONCEPTS.values(), *REPORTED.values())
+)
 
 
 def all_looks() -> list[Look]:
@@ -111,13 +129,15 @@ def individuals(seed: int = 1) -> dict[str, Individual]:
     """The named individuals of the base model's world, without the concepts.
 
     The same seed gives the same population. A concept's look is never given to another
-    individual of its superclass, so no name stands for it in the base model.
+    individual of its superclass, so no name stands for it in the base model. (The reported
+    concepts were drawn among the looks that nobody here has.)
     """
     rng = random.Random(seed)
     names = NAMES_FILE.read_text().split()
     population: dict[str, Individual] = {}
+    tuned = {(concept.object, concept.look) for concept in CONCEPTS.values()}
     for obj in OBJECTS:
-        looks = [look for look in all_looks() if (obj, look) not in HELD_OUT]
+        looks = [look for look in all_looks() if (obj, look) not in tuned]
         for look in rng.sample(looks, INDIVIDUALS_PER_OBJECT):
             name = names[len(population)]
             population[name] = Individual(name, obj, look)

@@ -199,9 +199,7 @@ def test_a_file_of_locked_keys_holds_no_key(
         assert not [name for name in file.keys() if name.startswith("key.")]  # noqa: SIM118
 
 
-def test_a_file_of_trained_keys(
-    make_concept: MakeConcept, tmp_path: Path
-) -> None:
+def test_a_file_of_trained_keys(make_concept: MakeConcept, tmp_path: Path) -> None:
     values = make_concept().values
     concept = make_concept(keys={path: value * 2 for path, value in values.items()})
     assert concept.hash != make_concept().hash
