@@ -9,7 +9,7 @@ import { api } from "../../scripts/api.js";
 import { after } from "./lib/callbacks.js";
 import { openChooser } from "./lib/chooser.js";
 import { LOADER, checkpointOf, choosePrompt, familySource, promptsFor } from "./lib/graph.js";
-import { familyTitle, t } from "./lib/language.js";
+import { t, translated } from "./lib/language.js";
 import { make } from "./lib/make.js";
 import { addElement } from "./lib/dom_widget.js";
 import { fill, picture } from "./lib/picture.js";
@@ -134,7 +134,7 @@ class ConceptCard {
   get mismatch() {
     const { card, family } = this;
     if (!card || !family || card.family === family.family) return "";
-    const [own, connected] = [card, family].map((one) => familyTitle(one.family, one.family_title ?? one.title));
+    const [own, connected] = [card, family].map((one) => translated(one.family_title ?? one.title));
     return t`For ${own}; the connected model is ${connected}.`;
   }
 
@@ -147,7 +147,7 @@ class ConceptCard {
     this.showPicture();
     this.word.textContent = this.placeholder || "–";
     this.word.disabled = !card;
-    const told = card ? `${card.superclass} · ${familyTitle(card.family, card.family_title)} · ${readableSize(card.size)}` : "";
+    const told = card ? `${card.superclass} · ${translated(card.family_title)} · ${readableSize(card.size)}` : "";
     this.told.textContent = told;
     this.told.title = told;
     this.settings.textContent = card ? t`bias ${card.bias}, temperature ${card.temperature}` : "";

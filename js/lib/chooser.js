@@ -1,6 +1,6 @@
 // The dialog of all concepts: pictures, what each is and is made for, a search.
 
-import { familyTitle, t } from "./language.js";
+import { t, translated } from "./language.js";
 import { make } from "./make.js";
 import { picture } from "./picture.js";
 import { searched } from "./text.js";
@@ -87,7 +87,7 @@ function item(server, card, current, family, choose) {
     picture(card.has_preview ? server.preview(card) : "", card.name),
     make("div", { class: "perfusion-about" }, [
       make("strong", { text: `${card.name} (${card.placeholder})` }),
-      make("div", { text: `${card.superclass} · ${familyTitle(card.family, card.family_title)}` }),
+      make("div", { text: `${card.superclass} · ${translated(card.family_title)}` }),
       make("div", { class: "perfusion-told", text: t`bias ${card.bias}, temperature ${card.temperature}` }),
       make("div", { class: "perfusion-warning", text: other ? t`for another family than the connected model` : "" }),
     ]),

@@ -1,16 +1,18 @@
 // Texts in the language that the page is set to.
 
 import { app } from "../../../scripts/app.js";
-import { inLanguage } from "./words.js";
+import { SENT, inLanguage } from "./words.js";
+
+const language = () => app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en";
 
 /** @type {(strings: readonly string[], ...values: any[]) => string} */
 export function t(strings, ...values) {
-  return inLanguage(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en", strings, values);
+  return inLanguage(language(), strings, values);
 }
 
-/** What a family is called: its model's name in every language, but for that of the demo. */
-export function familyTitle(family, title) {
-  return family === "emoji" ? t`the emoji world of the demo` : title;
+/** A text that the server sends, such as a family's title, where words.js has it in the language. */
+export function translated(text) {
+  return SENT[language()]?.[text] ?? text;
 }
 
 /** Why the server has no numbers now, in the page's language where it is one of the known reasons. */

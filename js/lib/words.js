@@ -45,7 +45,6 @@ const ZH = {
   "its subgraph is used {0} times, so what one of them used could not be kept.": "它的子图被使用了 {0} 次，所以无法记录其中一处实际所用的值。",
   "What the node says": "节点的说明",
   "The chosen concept": "所选的概念",
-  "the emoji world of the demo": "演示的 emoji 世界",
   "ComfyUI is running a graph; its text encoder is not asked now.": "ComfyUI 正在运行工作流，现在不询问它的文本编码器。",
   "Run the graph once: the tokens come from its CLIP.": "请运行一次工作流：词元来自它的 CLIP。",
   "ComfyUI keeps no text encoder after a run (--cache-none, or its memory was freed): start it without --cache-none, or run again.": "运行后 ComfyUI 没有保留文本编码器（--cache-none，或内存已被释放）：请不带 --cache-none 启动，或再运行一次。",
@@ -97,7 +96,6 @@ const JA = {
   "its subgraph is used {0} times, so what one of them used could not be kept.": "サブグラフが {0} か所で使われているため、それぞれが使った値を残せません。",
   "What the node says": "ノードからの知らせ",
   "The chosen concept": "選ばれたコンセプト",
-  "the emoji world of the demo": "デモの絵文字の世界",
   "ComfyUI is running a graph; its text encoder is not asked now.": "ComfyUI がワークフローを実行中なので、今はテキストエンコーダーに問い合わせません。",
   "Run the graph once: the tokens come from its CLIP.": "ワークフローを一度実行してください。トークンはその CLIP から来ます。",
   "ComfyUI keeps no text encoder after a run (--cache-none, or its memory was freed): start it without --cache-none, or run again.": "ComfyUI は実行後にテキストエンコーダーを保持していません（--cache-none、またはメモリーが解放されました）：--cache-none なしで起動するか、もう一度実行してください。",
@@ -106,6 +104,12 @@ const JA = {
 };
 
 export const WORDS = { zh: ZH, ja: JA };
+
+// What the server sends and is not the same in every language: titles of families that are no names.
+export const SENT = {
+  zh: { "the emoji world of the demo": "演示的 emoji 世界" },
+  ja: { "the emoji world of the demo": "デモの絵文字の世界" },
+};
 
 /**
  * A text in a language, or in English where the language has none.

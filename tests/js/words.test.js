@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
 
-import { WORDS, inEnglish, inLanguage } from "../../js/lib/words.js";
+import { SENT, WORDS, inEnglish, inLanguage } from "../../js/lib/words.js";
 
 const SOURCES = new URL("../../js/", import.meta.url);
 
@@ -27,6 +27,14 @@ test("every text is there in each language, and no other", () => {
   assert.ok(keys.size > 30);
   for (const [language, words] of Object.entries(WORDS)) {
     assert.deepEqual([...Object.keys(words)].sort(), [...keys].sort(), language);
+  }
+});
+
+test("what the server sends is there in each language", () => {
+  const source = readFileSync(new URL("../../perfusion_core/families/emoji.py", import.meta.url), "utf8");
+  assert.deepEqual(Object.keys(SENT), Object.keys(WORDS));
+  for (const texts of Object.values(SENT)) {
+    for (const text of Object.keys(texts)) assert.ok(source.includes(text), text);
   }
 });
 
