@@ -62,11 +62,13 @@ def _load(spec: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     import torch
 
     files = spec["files"]
+    loaded: tuple[Any, Any, Any]
     with torch.inference_mode():  # as ComfyUI runs its nodes
         if spec["demo"]:
             from demo import model as small
 
-            return small.load()
+            loaded = small.load()
+            return loaded
         try:
             if "checkpoint" in files:
                 loaded = comfy.sd.load_checkpoint_guess_config(

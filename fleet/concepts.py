@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import FleetError
-from .manifest import SETTINGS, PlannedConcept, ModelEntry, Reader
+from .manifest import SETTINGS, ModelEntry, PlannedConcept, Reader
 
 _WORDS = {"model", "placeholder", "superclass", "captions"}
 _CONCEPT = {"pictures", "masks", "grid", *_WORDS, *SETTINGS}
@@ -24,7 +24,7 @@ def concepts_of(reader: Reader, models: Mapping[str, ModelEntry]) -> list[Planne
     reader.check_keys(["defaults"], _WORDS | SETTINGS.keys(), defaults)
     if not reader.table("concepts"):
         raise reader.error(["concepts"], "has no concept: add a table such as [concepts.anna]")
-    found = []
+    found: list[PlannedConcept] = []
     for name in reader.table("concepts"):
         where = ["concepts", name]
         table = reader.table(*where)
@@ -128,14 +128,19 @@ class _Concept:
     def _pictures(self) -> list[Path]:
         where = self._where("pictures")
         if "pictures" not in self._table:
-            raise self._reader.error(where[:2], "has no pictures: name a folder, or a list of files")
+            raise self._reader.error(
+                where[:2], "has no pictures: name a folder, or a list of files"
+            )
         found = []
         for text in self._reader.texts(where, self._table["pictures"]):
             path = self._reader.file(where, text)
-            inside = sorted(p for p in path.iterdir() if _is_picture(p)) if path.is_dir() else [path]
+            inside = (
+                sorted(p for p in path.iterdir() if _is_picture(p)) if path.is_dir() else [path]
+            )
             if not inside:
                 raise self._reader.error(
-                    where, f'names "{text}", a folder without pictures ({", ".join(sorted(PICTURES))})'
+                    where,
+                    f'names "{text}", a folder without pictures ({", ".join(sorted(PICTURES))})',
                 )
             found += inside
         if not found:
@@ -204,7 +209,9 @@ def _caption(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise FleetError(f"the caption {path} cannot be read: {error}. Write it as UTF-8.") from error
+        raise FleetError(
+            f"the caption {path} cannot be read: {error}. Write it as UTF-8."
+        ) from error
 
 
 def _shown(value: Any) -> str:

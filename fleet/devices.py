@@ -73,9 +73,7 @@ def _card(number: int) -> Device:
             f"cuda:{number} is not there: CUDA_VISIBLE_DEVICES shows {len(seen)} cards, which are "
             "counted from 0"
         )
-    return Device(
-        f"cuda:{number}", {"CUDA_VISIBLE_DEVICES": seen[number] if seen else str(number)}
-    )
+    return Device(f"cuda:{number}", {"CUDA_VISIBLE_DEVICES": seen[number] if seen else str(number)})
 
 
 def _cards() -> int:

@@ -13,7 +13,7 @@ from perfusion_core.concept.files import write_atomically
 from perfusion_core.method.training_settings import TrainingSettings
 
 from .errors import FleetError
-from .manifest import PlannedConcept, Manifest, ModelEntry
+from .manifest import Manifest, ModelEntry, PlannedConcept
 
 # Goes into every hash: raise it when the same job gives another concept than before.
 TRAINS_AS = 1

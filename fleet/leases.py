@@ -83,7 +83,8 @@ class Leases:
 
     def take(self, job: str, worker: str) -> Lease | None:
         """Take a job; None where somebody who may live has it. Raises OSError."""
-        current, deaths, error = self._current(job), 0, ""
+        current = self._current(job)
+        deaths, error = 0, ""
         if current:
             told = self._left(f"{job}.{current}")
             if told is None:
@@ -136,9 +137,9 @@ class Leases:
         """
         newest: dict[str, int] = {}
         for entry in os.scandir(self._folder):
-            job, _, number = entry.name.rpartition(".")
-            if number.isdigit() and not job.startswith("."):
-                newest[job] = max(newest.get(job, 0), int(number))
+            job, _, last = entry.name.rpartition(".")
+            if last.isdigit() and not job.startswith("."):
+                newest[job] = max(newest.get(job, 0), int(last))
         for job, number in newest.items():
             path = self._folder / f"{job}.{number}"
             try:
@@ -147,7 +148,8 @@ class Leases:
             except (OSError, ValueError):
                 continue  # released meanwhile
             if not told.get("released"):
-                yield {**told, "job": job, "age": age, "dead": self._has_ended(told)}
+                dead = self._has_ended(told)
+                yield {**told, "job": job, "number": number, "age": age, "dead": dead}
 
     def _current(self, job: str) -> int:
         """The highest number of a job's files; 0 for none. As many looks as there are files."""

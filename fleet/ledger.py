@@ -19,10 +19,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -64,10 +63,8 @@ class Ledger:
 
     def _own_name(self) -> str:
         path = self.root / "ledger.json"
-        try:
+        with suppress(FileExistsError):
             write_new([path], json.dumps({"format": FORMAT, "name": uuid.uuid4().hex}).encode())
-        except FileExistsError:
-            pass
         told = _read(path)
         if told.get("format") != FORMAT:
             raise FleetError(
@@ -116,7 +113,8 @@ class Ledger:
                 "most likely it needs more memory than there is: lower batch_size or resolution, "
                 "or run fewer workers"
             )
-            self.fail(lease, f"{lease.deaths} workers ended over it before it was done: {why}", {})
+            told = f"{lease.deaths} workers ended over it before it was done: {why}"
+            self.fail(lease, told, {"name": self.spec(job)["name"]})
             return JobState.FAILED
         return lease
 
@@ -190,9 +188,13 @@ class Ledger:
                     if not entry.name.startswith("."):
                         yield entry.name
 
-    def free_bytes(self) -> int:
-        """Room on the ledger's disk."""
-        return shutil.disk_usage(self.root).free
+    def working(self) -> Iterator[dict[str, Any]]:
+        """Who is at which job; see `Leases.all`. What the dead left of ended jobs is deleted."""
+        for held in self.leases.all():
+            if self.state(held["job"]) is JobState.OPEN:
+                yield held
+            else:
+                self.leases.forget(Lease(held["job"], held["number"], 0))
 
     def _marker(self, part: str, job: str) -> Path:
         return self.root / part / job[:2] / job

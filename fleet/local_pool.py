@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -83,10 +84,7 @@ class LocalPool:
         self._processes[worker], self._connections[worker] = process, ours
 
     def send(self, worker: int, job: str) -> None:
-        try:
-            self._connections[worker].send(job)
-        except OSError:
-            pass  # it is dead, which `wait` says
+        _say(self._connections[worker], job)  # where it is dead, `wait` says so
 
     def wait(self, seconds: float) -> list[Event]:
         by_connection = {connection: n for n, connection in self._connections.items()}
@@ -107,10 +105,7 @@ class LocalPool:
 
     def stop(self) -> None:
         for connection in self._connections.values():
-            try:
-                connection.send(None)
-            except OSError:
-                pass
+            _say(connection, None)
         until = time.monotonic() + PATIENCE
         for worker, process in list(self._processes.items()):
             process.join(max(0.0, until - time.monotonic()))
@@ -189,11 +184,9 @@ def _listen(
         jobs.put(job)
 
 
-def _say(connection: Connection[Any, Any], message: tuple[str, dict[str, Any]]) -> None:
-    try:
+def _say(connection: Connection[Any, Any], message: object) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
         connection.send(message)
-    except OSError:
-        pass
 
 
 def _named(name: str) -> Any:

@@ -29,11 +29,12 @@ Captions are in `name.txt` beside `name.png`, or in `captions`, one for each pic
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 from .errors import FleetError
 from .lines import line_of
@@ -134,7 +135,9 @@ class Reader:
     def error(self, where: Sequence[str], problem: str) -> FleetError:
         """An error at a value, to be raised."""
         line = line_of(self.text, where)
-        return FleetError(f"{self.path}, line {line}: {'.'.join(where) or 'the manifest'} {problem}")
+        return FleetError(
+            f"{self.path}, line {line}: {'.'.join(where) or 'the manifest'} {problem}"
+        )
 
     def line(self, *where: str) -> int:
         return line_of(self.text, where)

@@ -7,7 +7,7 @@ decided by the ledger alone, when a worker takes it: other fleets may be at the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,8 +59,9 @@ class Outcome:
     """What came of a run.
 
     Attributes:
-        done, failed: jobs that this fleet ended, with figures.
-        elsewhere: jobs that were done, or failed, when they were looked at.
+        done: jobs that this fleet did, with figures.
+        failed: jobs that failed, here or before, with figures and "error".
+        elsewhere: jobs that were done when they were looked at.
         deaths: of workers.
         stopped: why the run ended before its jobs; "" where it did not.
     """
@@ -137,10 +138,17 @@ class _Loop:
     def _next_open(self, worker: int) -> Schedulable | None:
         models = Counter(self._loaded.values())
         while (job := self._schedule.next(self._loaded.get(worker, ""), models)) is not None:
-            if self._ledger.state(job.id) is JobState.OPEN:
+            state = self._ledger.state(job.id)
+            if state is JobState.OPEN:
                 return job
-            self.outcome.elsewhere.add(job.id)
+            self._ended_before(job, state)
         return None
+
+    def _ended_before(self, job: Schedulable, state: JobState) -> None:
+        if state is JobState.FAILED:
+            self.outcome.failed[job.id] = self._ledger.figures(state, job.id)
+        else:
+            self.outcome.elsewhere.add(job.id)
 
     def _hear(self, event: Event, on_done: Callable[[str], None]) -> None:
         worker = event.worker
@@ -165,7 +173,7 @@ class _Loop:
         elif state is JobState.FAILED and "error" in told:
             self.outcome.failed[job.id] = told
         elif state in (JobState.DONE, JobState.FAILED):
-            self.outcome.elsewhere.add(job.id)
+            self._ended_before(job, state)
         else:
             self._schedule.put_back(job, HELD_FOR if state is JobState.HELD else 0.0)
 
@@ -186,8 +194,3 @@ class _Loop:
                 self.outcome.stopped = f"no worker could be started: {error}"
             return
         self._pool.start(worker)
-
-
-def failures(outcome: Outcome) -> Sequence[tuple[str, str]]:
-    """Name and error of what failed in a run."""
-    return [(str(told["name"]), str(told["error"])) for told in outcome.failed.values()]

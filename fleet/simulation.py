@@ -116,7 +116,7 @@ def simulate(
         "results_told_twice": jobs - len({*outcome.done, *outcome.elsewhere}),
         "done_here": len(outcome.done),
         "run_again_after_a_death": sum(ran.values()) - len(ran),
-        "leases_left": sum(1 for _ in ledger.leases.all()),
+        "leases_left": sum(1 for _ in ledger.working()),
         "wrong": len(wrong),
         "stopped": outcome.stopped,
     }

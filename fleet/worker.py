@@ -1,4 +1,4 @@
-"""One worker: takes a job's lease, keeps it alive while the job runs, keeps the result or the error.
+"""One worker: takes a job's lease, keeps it alive meanwhile, keeps the result or the error.
 
 It is the same for all runners. `Ledger` is used through calls of plain data, so that a worker on a
 machine that does not see the ledger's folder can be given a stand-in that asks over the network.
@@ -6,6 +6,7 @@ machine that does not see the ledger's folder can be given a stand-in that asks 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -162,10 +163,8 @@ class Worker:
         return {"state": JobState.FAILED.value, "error": str(error), **figures}
 
     def _release(self, lease: Lease, context: JobContext, note: Mapping[str, Any]) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it runs out by itself
             self._ledger.release(lease, {**context.note, **note})
-        except OSError:
-            pass  # it runs out by itself
 
     def _live(self) -> None:
         """Renews the lease of the job that is worked on."""
