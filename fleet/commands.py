@@ -62,9 +62,15 @@ def train(options: argparse.Namespace) -> int:
 def _pool(plan: WorkerPlan, devices: Sequence[Device], ray: str | None) -> Pool:
     if ray is None:
         return LocalPool(plan, devices)
-    from .ray_pool import RayPool
-
-    return RayPool(plan, devices, ray)
+    try:
+        from .ray_pool import RayPool
+    except ImportError as error:
+        raise FleetError(
+            f"Ray is not installed here ({error}): add it with `python -m pip install ray`, with "
+            "the Python of your ComfyUI, or leave --ray out"
+        ) from error
+    pool: Pool = RayPool(plan, devices, ray)
+    return pool
 
 
 def with_arguments(devices: Sequence[Device], arguments: str) -> list[Device]:
@@ -111,7 +117,8 @@ def export(options: argparse.Namespace) -> int:
     """Copy a manifest's concepts into a folder."""
     manifest = read_manifest(options.manifest)
     ledger = Ledger(manifest.ledger)
-    done, open_names = 0, []
+    done = 0
+    open_names: list[str] = []
     for job in jobs_of(manifest):
         if ledger.state(job.id) is JobState.DONE:
             put_results(ledger, job, options.folder)

@@ -54,12 +54,12 @@ def jobs_of(manifest: Manifest) -> list[Job]:
 
     Reads every picture. Raises FleetError for what cannot be read.
     """
-    hashes = _Hashes(manifest.ledger / "hashes")
+    hashes = Hashes(manifest.ledger / "hashes")
     models: dict[str, dict[str, Any]] = {}
     jobs: dict[str, Job] = {}
     for entry in manifest.concepts:
         if entry.model.name not in models:
-            models[entry.model.name] = _model_spec(entry.model, hashes)
+            models[entry.model.name] = model_spec(entry.model, hashes)
         job = _job(entry, models[entry.model.name], hashes)
         known = jobs.get(job.id)
         names = (*known.names, entry.name) if known else job.names
@@ -67,11 +67,11 @@ def jobs_of(manifest: Manifest) -> list[Job]:
     return list(jobs.values())
 
 
-def _job(entry: PlannedConcept, model: Mapping[str, Any], hashes: _Hashes) -> Job:
+def _job(entry: PlannedConcept, model: Mapping[str, Any], hashes: Hashes) -> Job:
     settings = training_settings(entry.settings)
     beside = {key: entry.settings.get(key, usual) for key, usual in _BESIDE.items()}
-    pictures = [_file(path, hashes) for path in entry.pictures]
-    masks = [_file(path, hashes) for path in entry.masks]
+    pictures = [file_spec(path, hashes) for path in entry.pictures]
+    masks = [file_spec(path, hashes) for path in entry.masks]
     spec = {
         "name": entry.name,
         "placeholder": entry.placeholder.strip(),
@@ -91,10 +91,10 @@ def _job(entry: PlannedConcept, model: Mapping[str, Any], hashes: _Hashes) -> Jo
         "model": model["key"],
         "trains_as": TRAINS_AS,
     }
-    return Job(_digest(deciding), (entry.name,), str(model["key"]), settings.steps, spec)
+    return Job(digest(deciding), (entry.name,), str(model["key"]), settings.steps, spec)
 
 
-def _model_spec(model: ModelEntry, hashes: _Hashes) -> dict[str, Any]:
+def model_spec(model: ModelEntry, hashes: Hashes) -> dict[str, Any]:
     """A model as a worker takes it, with "key": the hash of its files and of how they are read."""
     if model.files:
         files = {part: [str(p) for p in paths] for part, paths in model.files.items()}
@@ -106,7 +106,7 @@ def _model_spec(model: ModelEntry, hashes: _Hashes) -> dict[str, Any]:
     demo = not model.files
     told = {"contents": contents, "clip_type": model.clip_type, "demo": demo}
     return {
-        "key": _digest(told),
+        "key": digest(told),
         "name": model.name,
         "demo": demo,
         "files": {} if demo else files,
@@ -115,15 +115,17 @@ def _model_spec(model: ModelEntry, hashes: _Hashes) -> dict[str, Any]:
     }
 
 
-def _file(path: Path, hashes: _Hashes) -> dict[str, str]:
+def file_spec(path: Path, hashes: Hashes) -> dict[str, str]:
+    """A file as `read_inputs` takes it."""
     return {"path": str(path), "sha256": hashes.of(path)}
 
 
-def _digest(told: object) -> str:
+def digest(told: object) -> str:
+    """A hash (hex) of what JSON can hold."""
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]
 
 
-class _Hashes:
+class Hashes:
     """Hashes of files; those of large ones are kept in a folder until the file changes."""
 
     def __init__(self, folder: Path) -> None:

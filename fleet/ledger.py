@@ -1,10 +1,10 @@
 """What is done and what is not, on disk: the truth that every fleet on the same folder goes by.
 
     ledger.json                     the format, and a name of its own
-    jobs/ab/<job>/job.json          all that a worker has to know, written once
-    jobs/ab/<job>/snapshot.safetensors   to go on from
-    jobs/ab/<job>/concept.safetensors    the result, whole or not there
-    jobs/ab/<job>/error.txt         of a failure, with the traceback
+    jobs/ab/<job>/job.json  all that a worker has to know, written once
+    jobs/ab/<job>/snapshot.safetensors  to go on from
+    jobs/ab/<job>/result    what came of it (a concept file), whole or not there
+    jobs/ab/<job>/error.txt of a failure, with the traceback
     done/ab/<job>, failed/ab/<job>  markers with a few figures, written last
     leases/                         who works on what (leases.py)
     hashes/                         of large files, so that they are read once
@@ -143,7 +143,7 @@ class Ledger:
             return False
         folder = self.folder(lease.job)
         with _writing(self.root):
-            write_atomically(folder / "concept.safetensors", result)
+            write_atomically(folder / "result", result)
             self._mark("done", lease.job, figures)
         (folder / "snapshot.safetensors").unlink(missing_ok=True)
         (folder / "error.txt").unlink(missing_ok=True)
@@ -163,8 +163,8 @@ class Ledger:
         self._marker("failed", job).unlink(missing_ok=True)
 
     def result(self, job: str) -> Path:
-        """The concept file of a job that is done."""
-        return self.folder(job) / "concept.safetensors"
+        """The file that came of a job that is done."""
+        return self.folder(job) / "result"
 
     def figures(self, state: JobState, job: str) -> dict[str, Any]:
         """What was noted of a job that is done or failed."""

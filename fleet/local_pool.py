@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -23,7 +23,7 @@ from .errors import LedgerFull
 from .leases import BEAT, EXPIRY
 from .ledger import Ledger
 from .run import Event
-from .worker import Worker
+from .worker import Worker, WorkerLedger
 
 PATIENCE = 120.0  # seconds for workers to end the step that they are at
 
@@ -49,12 +49,22 @@ class WorkerPlan:
     beat: float = BEAT
 
     def worker(
-        self, name: str, arguments: Sequence[str], stop: threading.Event, ledger: Any = None
+        self,
+        name: str,
+        arguments: Sequence[str],
+        stop: threading.Event,
+        ledger: WorkerLedger | None = None,
+        read_inputs: Callable[[Mapping[str, Any]], Any] | None = None,
     ) -> Worker:
-        """The worker, in this process. Args: ledger: in place of the folder's."""
-        trainer = _named(self.trainer)(arguments, *self.options)
+        """The worker, in this process.
+
+        Args:
+            ledger, read_inputs: in place of the folder and of the files of this machine.
+        """
+        trainer = named(self.trainer)(arguments, *self.options)
         known = ledger or Ledger(self.ledger, self.expiry)
-        return Worker(known, name, trainer, _named(self.inputs), stop, self.beat)
+        read = read_inputs or named(self.inputs)
+        return Worker(known, name, trainer, read, stop, self.beat)
 
 
 class LocalPool:
@@ -189,6 +199,7 @@ def _say(connection: Connection[Any, Any], message: object) -> None:
         connection.send(message)
 
 
-def _named(name: str) -> Any:
+def named(name: str) -> Any:
+    """What "module:attribute" names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -113,7 +113,7 @@ def read_manifest(path: Path) -> Manifest:
 
     reader = Reader(path)
     reader.check_keys((), {"ledger", "models", "defaults", "grid", "concepts"}, reader.data)
-    return Manifest(path, reader.ledger(), concepts_of(reader, _models(reader)))
+    return Manifest(path, reader.ledger(), concepts_of(reader, models_of(reader)))
 
 
 class Reader:
@@ -185,7 +185,8 @@ class Reader:
         return (self.path.parent / Path(name).expanduser()).resolve()
 
 
-def _models(reader: Reader) -> dict[str, ModelEntry]:
+def models_of(reader: Reader) -> dict[str, ModelEntry]:
+    """The models of a manifest by their names, the emoji world among them. Raises FleetError."""
     models = {DEMO: ModelEntry(DEMO)}
     for name in reader.table("models"):
         where = ["models", name]

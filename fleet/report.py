@@ -14,7 +14,7 @@ from .ledger import JobState, Ledger
 from .run import Outcome
 
 SAMPLE = 50  # jobs that are done, whose figures are looked at for an estimate
-LISTED = 20  # failures that are listed
+LISTED = 40  # jobs, or failures, that are listed
 LIVE = 120.0  # seconds; who showed no sign of life for longer is called silent
 
 
@@ -52,12 +52,14 @@ def plan_text(jobs: Sequence[Job], ledger: Ledger, workers: Sequence[str]) -> st
     """What a run would do: jobs, what is done already, expected time and memory."""
     states = {job.id: ledger.state(job.id) for job in jobs}
     lines = []
-    for job in jobs:
+    for job in jobs[:LISTED]:
         state = states[job.id]
         spec = job.spec
         told = f"{job.steps} steps, {len(spec['pictures'])} pictures, {spec['model']['name']}"
         shown = "to do" if state is JobState.OPEN else state.value
         lines.append(f"  {shown:7} {', '.join(job.names)}: {told}  [{job.id[:8]}]")
+    if len(jobs) > LISTED:
+        lines.append(f"  ... and {len(jobs) - LISTED} more")
     open_jobs = [job for job in jobs if states[job.id] is JobState.OPEN]
     counts = {s: sum(1 for state in states.values() if state is s) for s in JobState}
     lines.append(
@@ -83,8 +85,8 @@ def _expected(jobs: Sequence[Job], ledger: Ledger, workers: int) -> list[str]:
         )
     else:
         lines.append("expected time: known once a job of each model is done here")
-    used = [paces[model][1] for model in weights if model in paces]
-    memory = f"; at most {size(max(used))} were used before" if used and max(used) else ""
+    used = max((paces[model][1] for model in weights if model in paces), default=0.0)
+    memory = f"; at most {size(used)} were used before" if used else ""
     lines.append(
         f"memory a worker: {size(max(weights.values()))} of weights, and what a step needs{memory}"
     )

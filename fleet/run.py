@@ -26,7 +26,7 @@ class Event:
         worker: its number.
         kind: "ready"; "ended" (a job, `told` is what came of it); "died"; "full" (the ledger's disk
             takes nothing more).
-        told: "error" of the last two.
+        told: "error" of the last two; "holder" of one that died elsewhere, as the lease calls it.
     """
 
     worker: int
@@ -161,6 +161,9 @@ class _Loop:
         elif event.kind == "full":
             self.outcome.stopped = event.told["error"]
         elif event.kind == "died":
+            job = self._doing.get(worker)
+            if job is not None and "holder" in event.told:
+                self._ledger.leases.declare_dead(job.id, event.told["holder"])
             self._died(worker, str(event.told.get("error", "")))
 
     def _ended(

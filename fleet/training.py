@@ -48,7 +48,7 @@ class ComfyTrainer:
 
         settings = TrainingSettings(**spec["settings"])
         count = len(spec["pictures"])
-        pictures = [_pixels(*one) for one in inputs[:count]]
+        pictures = [pixels(*one) for one in inputs[:count]]
         masks = [_mask(*one) for one in inputs[count:]]
         loads = self._models.loads
         model, clip, vae = self._models.get(spec["model"])
@@ -137,7 +137,7 @@ class _Progress:
     tried: Callable[..., None] = painting
 
 
-def _pixels(name: str, data: bytes) -> Any:
+def pixels(name: str, data: bytes) -> Any:
     """A picture as ComfyUI's IMAGE [1, H, W, 3], as its Load Image reads it."""
     return _array(name, data, "RGB")[None]
 

@@ -1,7 +1,7 @@
 """One worker: takes a job's lease, keeps it alive meanwhile, keeps the result or the error.
 
-It is the same for all runners. `Ledger` is used through calls of plain data, so that a worker on a
-machine that does not see the ledger's folder can be given a stand-in that asks over the network.
+It is the same for all runners. It asks of the ledger what `WorkerLedger` says, all of it plain data:
+a worker on a machine that does not see the ledger's folder is given one that asks over the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from .errors import LedgerFull
 from .leases import BEAT, Lease
-from .ledger import JobState, Ledger
+from .ledger import JobState
 
 
 class Stopped(Exception):
@@ -33,10 +33,32 @@ class Trainer(Protocol):
         Stopped; anything else ends the worker, and another tries the job again."""
 
 
+class WorkerLedger(Protocol):
+    """What a worker asks of a ledger; see `Ledger`."""
+
+    def take(self, job: str, worker: str) -> Lease | JobState: ...
+
+    def spec(self, job: str) -> dict[str, Any]: ...
+
+    def snapshot(self, job: str) -> bytes | None: ...
+
+    def keep_snapshot(self, lease: Lease, data: bytes) -> None: ...
+
+    def renew(self, lease: Lease, note: dict[str, Any]) -> bool: ...
+
+    def release(self, lease: Lease, note: dict[str, Any]) -> None: ...
+
+    def finish(self, lease: Lease, result: bytes, figures: Mapping[str, Any]) -> bool: ...
+
+    def fail(
+        self, lease: Lease, error: str, figures: Mapping[str, Any], trace: str = ""
+    ) -> None: ...
+
+
 class JobContext:
     """What a trainer may ask and say while it works on a job."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, stop: threading.Event) -> None:
+    def __init__(self, ledger: WorkerLedger, lease: Lease, stop: threading.Event) -> None:
         self._ledger = ledger
         self._lease = lease
         self._stop = stop
@@ -60,6 +82,7 @@ class JobContext:
         if not self.lost.is_set():
             self._ledger.keep_snapshot(self._lease, data)
             self.note["deaths"] = 0  # it came further than those before
+            self._ledger.renew(self._lease, dict(self.note))
 
 
 class Worker:
@@ -73,7 +96,7 @@ class Worker:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: WorkerLedger,
         name: str,
         trainer: Trainer,
         read_inputs: Callable[[Mapping[str, Any]], Any],
