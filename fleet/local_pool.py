@@ -175,7 +175,10 @@ def _main(
     except BaseException as error:
         told = f"{name}: {type(error).__name__}: {error}"
         _say(connection, ("died", {"error": told, "trace": traceback.format_exc()}))
-    os._exit(0)  # ComfyUI leaves threads behind that would keep the process
+    # Should anything keep Python from ending.
+    last = threading.Timer(10, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 def _listen(

@@ -232,8 +232,8 @@ def _start(devices: Sequence[Device], address: str, folder: str | None) -> None:
     except (RayError, OSError, ValueError, RuntimeError) as error:
         where = f"at {address} " if address else ""
         raise FleetError(
-            f"Ray {where}cannot be used: {error}. Start a cluster with `ray start --head`, or leave "
-            "--ray out to use the processes of this machine."
+            f"Ray {where}cannot be used: {error}. Start a cluster with `ray start --head`, or "
+            "leave --ray out to use the processes of this machine."
         ) from error
 
 

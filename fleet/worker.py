@@ -1,7 +1,7 @@
 """One worker: takes a job's lease, keeps it alive meanwhile, keeps the result or the error.
 
-It is the same for all runners. It asks of the ledger what `WorkerLedger` says, all of it plain data:
-a worker on a machine that does not see the ledger's folder is given one that asks over the network.
+It is the same for all runners. It asks of the ledger what `WorkerLedger` says, all of it plain
+data: where a machine does not see the ledger's folder, its workers ask over the network.
 """
 
 from __future__ import annotations
