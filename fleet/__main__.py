@@ -101,7 +101,7 @@ def _add_devices(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run a command; the exit code: 1 for an error or a job that failed, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         if options.command in ("train", "sweep", "export") and not _has_comfyuis_packages():
             return _hand_over(arguments)
@@ -114,6 +114,10 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("fleet: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _as_ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _has_comfyuis_packages() -> bool:
