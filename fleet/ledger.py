@@ -76,11 +76,11 @@ class Ledger:
     # --- jobs
 
     def add(self, job: str, spec: Mapping[str, Any]) -> None:
-        """Make a job known, unless it is."""
-        path = self.folder(job) / "job.json"
-        if not path.exists():
+        """Make a job known; one that is known gets its names and paths as they are now."""
+        path, text = self.folder(job) / "job.json", json.dumps(spec, indent=1).encode()
+        if not path.exists() or path.read_bytes() != text:
             with _writing(self.root):
-                write_atomically(path, json.dumps(spec, indent=1).encode())
+                write_atomically(path, text)
 
     def spec(self, job: str) -> dict[str, Any]:
         """What `add` was given."""

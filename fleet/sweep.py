@@ -49,7 +49,7 @@ def sweep(options: argparse.Namespace) -> int:
     rows = _put_results(ledger, jobs, options.out)
     tables = write_table(rows, options.out)
     if options.write_bias:
-        _write_best(jobs, rows)
+        write_best(jobs, rows)
     names = {job.id: ", ".join(job.names) for job in jobs}
     where = f"{options.out} (a sheet for each; {', '.join(path.name for path in tables)})"
     print(end_text(outcome, names, where, time.monotonic() - begun))
@@ -129,7 +129,8 @@ def _put_results(ledger: Ledger, jobs: Sequence[Job], out: Path) -> list[dict[st
     return rows
 
 
-def _write_best(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_best(jobs: Sequence[Job], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write into each concept file the bias and temperature that score best in the table."""
     for job in jobs:
         best = best_settings([row for row in rows if row["concept"] == job.names[0]])
         if best is None:

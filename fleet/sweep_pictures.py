@@ -58,7 +58,7 @@ class SweepTrainer:
                 row["identity"] = None if score is None else round(score.identity, 5)
                 row["text"] = None if score is None else round(score.text, 5)
         told = "" if scorer is None else scorer.name
-        return _sheet(rows, pictures, spec), {"rows": rows, "scored_by": told}
+        return _sheet(rows, pictures, spec, concept.placeholder), {"rows": rows, "scored_by": told}
 
 
 def _painted(
@@ -125,7 +125,10 @@ def _setter(bias: float, temperature: float) -> Any:
 
 
 def _sheet(
-    rows: Sequence[Mapping[str, Any]], pictures: Sequence[Any], spec: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Sequence[Any],
+    spec: Mapping[str, Any],
+    placeholder: str,
 ) -> bytes:
     """A grid for each prompt, one below the other, as PNG: biases across, the others down."""
     import torch
@@ -143,7 +146,8 @@ def _sheet(
     grids = []
     for first in range(0, len(rows), each):
         cells = torch.cat(list(pictures[first : first + each]))
-        grids.append(labelled_grid(cells, columns, down, rows[first]["prompt"]))
+        title = rows[first]["prompt"].replace("{}", placeholder)
+        grids.append(labelled_grid(cells, columns, down, title))
     sheet = (torch.cat(grids, dim=1)[0].clamp(0, 1) * 255).round().to(torch.uint8)
     buffer = io.BytesIO()
     Image.fromarray(sheet.numpy()).save(buffer, "PNG")

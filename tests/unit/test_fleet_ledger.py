@@ -59,6 +59,12 @@ def test_a_job_is_taken_once_and_its_result_is_kept(ledger: Ledger) -> None:
     assert not list((ledger.root / "leases").iterdir())
 
 
+def test_a_job_whose_pictures_were_moved_gets_their_new_paths(ledger: Ledger) -> None:
+    moved = {**SPEC, "pictures": [{"path": "/elsewhere/1.png"}]}
+    ledger.add(JOB, moved)
+    assert ledger.spec(JOB) == moved
+
+
 def test_of_many_that_want_a_job_at_once_one_gets_it(ledger: Ledger) -> None:
     ledgers = [Ledger(ledger.root) for _ in range(16)]
     gate = threading.Barrier(len(ledgers))

@@ -140,7 +140,7 @@ def test_a_manifest_that_is_not_there_or_empty_is_told(tmp_path: Path) -> None:
 
 
 def test_a_line_is_found_in_quoted_and_dotted_names() -> None:
-    text = 'a = 1\n[x."b c"]  # as it is\nd.e = 2\n\'f\' = 3\n'
+    text = "a = 1\n[x.\"b c\"]  # as it is\nd.e = 2\n'f' = 3\n"
     assert line_of(text, ["x", "b c", "d", "e"]) == 3
     assert line_of(text, ["x", "b c", "f"]) == 4
     assert line_of(text, ["x", "b c", "nothing"]) == 2
