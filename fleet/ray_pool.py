@@ -145,6 +145,7 @@ class RayPool:
         self._keeper = keeper.options(runtime_env=_environment({})).remote(plan)
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, tuple[int, str]] = {}  # future -> worker, what it does
+        self._started = 0
         self._looked = time.monotonic()
 
     @property
@@ -152,6 +153,7 @@ class RayPool:
         return self._room() if self._cluster else len(self._devices)
 
     def start(self, worker: int) -> None:
+        self._started = max(self._started, worker + 1)
         device = self._devices[worker % len(self._devices)]
         card = device.name.startswith("cuda")
         kept = {k: v for k, v in device.environment.items() if k != "CUDA_VISIBLE_DEVICES"}
@@ -210,9 +212,8 @@ class RayPool:
         """Workers on machines that joined."""
         if self._cluster and time.monotonic() - self._looked > JOINED_EVERY:
             self._looked = time.monotonic()
-            for worker in range(len(self._actors), self._room()):
-                if worker not in self._actors:
-                    self.start(worker)
+            for worker in range(self._started, self._room()):
+                self.start(worker)
 
 
 def _start(devices: Sequence[Device], address: str, folder: str | None) -> None:

@@ -117,8 +117,8 @@ class _Snapshots:
         return time.monotonic() - self._last >= self._every
 
     def save(self, state: TrainingState) -> None:
+        self._last = time.monotonic()  # first: a full disk is not tried again at every step
         self._context.keep_snapshot(to_bytes(state))
-        self._last = time.monotonic()
 
 
 class _Progress:

@@ -43,3 +43,43 @@ def test_actors_that_die_lose_no_job(ledger: Ledger, tmp_path: Path, direct: boo
     assert ledger.counts() == {"known": 24, "done": 24, "failed": 0}
     assert {*outcome.done, *outcome.elsewhere} == {job.id for job in JOBS}
     assert list(ledger.working()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="clusters of one machine are made on Linux")
+def test_machines_that_leave_and_join_during_a_run(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from fleet import ray_pool
+
+    monkeypatch.setattr(ray_pool, "JOINED_EVERY", 0.5)
+    log = tmp_path / "log"
+    log.mkdir()
+    trainer = "fleet.simulation:SleepingTrainer"
+    options: tuple[Any, ...] = (0.5, 0.0, str(log))
+    plan = WorkerPlan(ledger.root, trainer, "fleet.simulation:no_inputs", options)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        leaves = cluster.add_node(num_cpus=1)
+        pool = ray_pool.RayPool(plan, [Device("cpu")], cluster.address)
+        seen: list[int] = []
+
+        def on_done(_: str) -> None:
+            seen.append(len(seen))
+            if len(seen) == 4:
+                cluster.remove_node(leaves, allow_graceful=False)
+            if len(seen) == 6:
+                cluster.add_node(num_cpus=1)
+
+        outcome = run(JOBS, ledger, pool, on_done=on_done)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert not outcome.stopped
+    assert outcome.deaths > 0
+    assert ledger.counts() == {"known": 24, "done": 24, "failed": 0}
+    # Each process writes its own file: the head's, the one's that left, the one's that joined.
+    assert len(list(log.iterdir())) >= 3
