@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from perfusion_core.concept.concept import ConceptError
 from perfusion_core.concept.concept_file import load_concept, save_concept
 
 from .devices import Device, devices_of
@@ -83,12 +84,18 @@ def with_arguments(devices: Sequence[Device], arguments: str) -> list[Device]:
 
 
 def put_results(ledger: Ledger, job: Job, folder: Path) -> None:
-    """A finished job's concept as a file of each of its names, unless that is there already."""
-    concept = load_concept(ledger.result(job.id))
-    for name in job.names:
-        path = folder / f"{name}.safetensors"
-        if not path.exists() or load_concept(path).hash != concept.hash:
-            save_concept(replace(concept, name=name), path)
+    """A finished job's concept as a file of each of its names, unless that is there already.
+
+    Raises FleetError where the disk does not take it, or the result was damaged.
+    """
+    try:
+        concept = load_concept(ledger.result(job.id))
+        for name in job.names:
+            path = folder / f"{name}.safetensors"
+            if not path.exists() or load_concept(path).hash != concept.hash:
+                save_concept(replace(concept, name=name), path)
+    except ConceptError as error:
+        raise FleetError(f"{error} Then run the same command again.") from error
 
 
 def status(options: argparse.Namespace) -> int:

@@ -126,8 +126,9 @@ class Ledger:
             return None
 
     def keep_snapshot(self, lease: Lease, data: bytes) -> None:
-        """Keep a snapshot in place of the one before it. Raises OSError."""
-        write_atomically(self.folder(lease.job) / "snapshot.safetensors", data)
+        """Keep a snapshot in place of the one before it."""
+        with _writing(self.root):
+            write_atomically(self.folder(lease.job) / "snapshot.safetensors", data)
 
     def renew(self, lease: Lease, note: dict[str, Any]) -> bool:
         """See `Leases.renew`."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .errors import FleetError
 from .ledger import JobState, Ledger
 from .schedule import Schedulable, Schedule
 
@@ -93,6 +94,8 @@ def run(
         loop.run(on_event, on_done)
     except KeyboardInterrupt:
         loop.outcome.stopped = "stopped; the same command goes on from here"
+    except FleetError as error:  # of `on_done`, or of a ledger that can no longer be read
+        loop.outcome.stopped = str(error)
     finally:
         pool.stop()
     return loop.outcome
@@ -103,22 +106,21 @@ class _Loop:
         self.outcome = Outcome()
         self._ledger = ledger
         self._pool = pool
-        self._schedule = Schedule(jobs)
+        self._schedule = Schedule(job for job in jobs if self._is_open(job))
         self._idle: list[int] = []
         self._doing: dict[int, Schedulable] = {}
         self._loaded: dict[int, str] = {}
         self._starts = Counter[int]()
+        self._count = 0  # of workers that the run began with
         self._lost: set[int] = set()  # workers that do not come up
 
     def run(self, on_event: Callable[[Outcome], None], on_done: Callable[[str], None]) -> None:
-        count = min(self._pool.size, len(self._schedule))
-        for worker in range(count):
+        self._count = min(self._pool.size, len(self._schedule))
+        for worker in range(self._count):
             self._pool.start(worker)
         while (self._doing or len(self._schedule)) and not self.outcome.stopped:
             self._hand_out()
             if not self._doing and not len(self._schedule):
-                break
-            if len(self._lost) == count:
                 break
             for event in self._pool.wait(0.25):
                 self._hear(event, on_done)
@@ -138,11 +140,16 @@ class _Loop:
     def _next_open(self, worker: int) -> Schedulable | None:
         models = Counter(self._loaded.values())
         while (job := self._schedule.next(self._loaded.get(worker, ""), models)) is not None:
-            state = self._ledger.state(job.id)
-            if state is JobState.OPEN:
+            if self._is_open(job):
                 return job
-            self._ended_before(job, state)
         return None
+
+    def _is_open(self, job: Schedulable) -> bool:
+        """Whether a job is to be done; what came of one that is not is noted."""
+        state = self._ledger.state(job.id)
+        if state is not JobState.OPEN:
+            self._ended_before(job, state)
+        return state is JobState.OPEN
 
     def _ended_before(self, job: Schedulable, state: JobState) -> None:
         if state is JobState.FAILED:
@@ -153,9 +160,9 @@ class _Loop:
     def _hear(self, event: Event, on_done: Callable[[str], None]) -> None:
         worker = event.worker
         if event.kind == "ready":
+            self._starts[worker] = 0
             self._idle.append(worker)
         elif event.kind == "ended":
-            self._starts[worker] = 0
             self._idle.append(worker)
             self._ended(self._doing.pop(worker), event.told, on_done)
         elif event.kind == "full":
@@ -193,7 +200,7 @@ class _Loop:
             self._starts[worker] += 1
         if self._starts[worker] >= MOST_STARTS:
             self._lost.add(worker)
-            if len(self._lost) == min(self._pool.size, len(self._starts)):
+            if len(self._lost) >= self._count:
                 self.outcome.stopped = f"no worker could be started: {error}"
             return
         self._pool.start(worker)

@@ -118,7 +118,11 @@ class _Snapshots:
 
     def save(self, state: TrainingState) -> None:
         self._last = time.monotonic()  # first: a full disk is not tried again at every step
-        self._context.keep_snapshot(to_bytes(state))
+        try:
+            self._context.keep_snapshot(to_bytes(state))
+        except FleetError as error:  # training goes on: it may end before the next one is due
+            note = f"a snapshot was not kept: {error}"
+            self.notes += [note] if note not in self.notes else []
 
 
 class _Progress:

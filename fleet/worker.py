@@ -78,7 +78,7 @@ class JobContext:
         return self._ledger.snapshot(self._lease.job)
 
     def keep_snapshot(self, data: bytes) -> None:
-        """Keep the state. Raises OSError."""
+        """Keep the state. Raises FleetError where the ledger's disk does not take it."""
         if not self.lost.is_set():
             self._ledger.keep_snapshot(self._lease, data)
             self.note["deaths"] = 0  # it came further than those before
