@@ -7,6 +7,7 @@ the one that `make setup` made), that one is started in its place.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import FleetError
+from .sweep_options import add_sweep_options
 
 EXAMPLES = """
 examples:
@@ -28,6 +30,15 @@ examples:
 
 A run that was stopped or killed goes on where it was: give the same command again.
 """
+
+# Where the commands are: imported when they are asked for.
+MODULES = {
+    "train": "train",
+    "export": "train",
+    "sweep": "sweep",
+    "status": "status",
+    "retry": "status",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,14 +56,6 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="show the plan, and do nothing")
     _add_devices(train)
     train.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="workers on the Ray cluster at ADDRESS (auto: the one this machine is part of); "
-        "without ADDRESS, on one that is started here for as long as it takes",
-    )
-    train.add_argument(
         "--snapshot-every",
         type=float,
         default=30.0,
@@ -63,8 +66,6 @@ def parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser(
         "sweep", help="pictures of concepts at many settings: sheets, a table, a recommended bias"
     )
-    from .sweep_options import add_sweep_options
-
     add_sweep_options(sweep)
     _add_devices(sweep)
 
@@ -90,6 +91,14 @@ def _add_devices(command: argparse.ArgumentParser) -> None:
         "auto (the default): all cards, else one worker on the CPU",
     )
     command.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="workers on the Ray cluster at ADDRESS (auto: the one this machine is part of); "
+        "without ADDRESS, on one that is started here for as long as it takes",
+    )
+    command.add_argument(
         "--comfyui-args",
         default="",
         metavar="ARGS",
@@ -103,11 +112,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
-        if options.command in ("train", "sweep", "export") and not _has_comfyuis_packages():
+        module = MODULES[options.command]
+        if module != "status" and not _has_comfyuis_packages():
             return _hand_over(arguments)
-        from . import commands
-
-        return int(getattr(commands, options.command)(options))
+        command = getattr(importlib.import_module(f"fleet.{module}"), options.command)
+        return int(command(options))
     except FleetError as error:
         print(f"fleet: {error}", file=sys.stderr)
         return 1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfusion_core.learn.time_left import time_left
 
-from .jobs import Job
 from .ledger import JobState, Ledger
 from .run import Outcome
+
+if TYPE_CHECKING:
+    from .jobs import Job  # torch comes with it
 
 SAMPLE = 50  # jobs that are done, whose figures are looked at for an estimate
 LISTED = 40  # jobs, or failures, that are listed

@@ -19,16 +19,16 @@ from perfusion_core.concept.files import write_atomically
 from perfusion_core.method.settings import ConceptSettings
 from perfusion_core.method.templates import validation_prompts
 
-from .commands import with_arguments
 from .devices import devices_of
 from .errors import FleetError
 from .jobs import Hashes, Job, digest, file_spec, model_spec
 from .ledger import JobState, Ledger
-from .local_pool import LocalPool, WorkerPlan
+from .local_pool import WorkerPlan
 from .manifest import DEMO, ModelEntry, PlannedConcept, Reader, models_of, read_manifest
 from .report import Progress, end_text
 from .run import run
 from .sweep_table import best_settings, write_table
+from .train import pool_of, with_arguments
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -43,7 +43,7 @@ def sweep(options: argparse.Namespace) -> int:
     plan = WorkerPlan(ledger.root, trainer="fleet.sweep_pictures:SweepTrainer")
     begun, progress = time.monotonic(), Progress(jobs, ledger)
     try:
-        outcome = run(jobs, ledger, LocalPool(plan, devices), progress)
+        outcome = run(jobs, ledger, pool_of(plan, devices, options.ray), progress)
     finally:
         progress.close()
     rows = _put_results(ledger, jobs, options.out)

@@ -64,6 +64,15 @@ def test_status_says_what_is_done_underway_and_failed(
     assert lines[2].startswith("  failed bo: the picture is bad (")
 
 
+def test_status_waits_for_no_torch(ledger: Ledger, repo: Path) -> None:
+    code = (
+        "import sys, fleet.__main__ as command; command.main(sys.argv[1:]);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code, "status", str(ledger.root)]
+    assert subprocess.run(words, cwd=repo, stdout=subprocess.DEVNULL).returncode == 0
+
+
 def test_retry_opens_what_failed_or_what_is_named(
     ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,13 +108,13 @@ def test_a_python_without_torch_hands_over_to_comfyuis(
 
 
 def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fleet.commands import _pool
     from fleet.local_pool import WorkerPlan
+    from fleet.train import pool_of
 
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "fleet.ray_pool", raising=False)
     with pytest.raises(FleetError, match="Ray is not installed here.*pip install ray"):
-        _pool(WorkerPlan(Path()), [], "")
+        pool_of(WorkerPlan(Path()), [], "")
 
 
 def test_the_manifest_of_the_emoji_world_trains_as_the_demo_does(repo: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands of `python -m fleet`, but for what they are called with."""
+"""The commands `train` and `export`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .errors import FleetError
 from .jobs import Job, jobs_of
 from .ledger import JobState, Ledger
 from .local_pool import LocalPool, WorkerPlan
-from .manifest import ledger_of, read_manifest
-from .report import Progress, end_text, plan_text, status_text
+from .manifest import read_manifest
+from .report import Progress, end_text, plan_text
 from .run import Pool, run
 
 CONCEPTS = "concepts"  # in the ledger: the results by their names
@@ -47,7 +47,7 @@ def train(options: argparse.Namespace) -> int:
         outcome = run(
             jobs,
             ledger,
-            _pool(plan, devices, options.ray),
+            pool_of(plan, devices, options.ray),
             progress,
             lambda job: put_results(ledger, named[job], folder),
         )
@@ -60,7 +60,8 @@ def train(options: argparse.Namespace) -> int:
     return int(bool(outcome.failed or outcome.stopped))
 
 
-def _pool(plan: WorkerPlan, devices: Sequence[Device], ray: str | None) -> Pool:
+def pool_of(plan: WorkerPlan, devices: Sequence[Device], ray: str | None) -> Pool:
+    """The workers: processes of this machine, or actors of the Ray cluster at an address."""
     if ray is None:
         return LocalPool(plan, devices)
     try:
@@ -98,28 +99,6 @@ def put_results(ledger: Ledger, job: Job, folder: Path) -> None:
         raise FleetError(f"{error} Then run the same command again.") from error
 
 
-def status(options: argparse.Namespace) -> int:
-    """Say what is done, underway and failed."""
-    print(status_text(_existing(options.ledger)))
-    return 0
-
-
-def retry(options: argparse.Namespace) -> int:
-    """Open failed jobs again."""
-    ledger = _existing(options.ledger)
-    opened = []
-    for job in list(ledger.names("failed")):
-        name = ledger.figures(JobState.FAILED, job).get("name", job)
-        if not options.names or name in options.names:
-            ledger.retry(job)
-            opened.append(name)
-    unknown = set(options.names) - set(opened)
-    if unknown:
-        raise FleetError(f"{', '.join(sorted(unknown))}: no failed job is called so")
-    print(f"{len(opened)} jobs are open again{': ' if opened else ''}{', '.join(opened)}")
-    return 0
-
-
 def export(options: argparse.Namespace) -> int:
     """Copy a manifest's concepts into a folder."""
     manifest = read_manifest(options.manifest)
@@ -135,17 +114,3 @@ def export(options: argparse.Namespace) -> int:
     missing = f"; not done yet: {', '.join(open_names)}" if open_names else ""
     print(f"{done} concepts are in {options.folder}{missing}")
     return int(bool(open_names))
-
-
-def sweep(options: argparse.Namespace) -> int:
-    """Pictures of concepts at many settings."""
-    from .sweep import sweep as run_sweep
-
-    return run_sweep(options)
-
-
-def _existing(path: Path) -> Ledger:
-    root = ledger_of(path)
-    if not (root / "ledger.json").is_file():
-        raise FleetError(f"there is no ledger in {root} yet: train makes it")
-    return Ledger(root)
