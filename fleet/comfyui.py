@@ -78,6 +78,7 @@ def _load(spec: Mapping[str, Any]) -> tuple[Any, Any, Any]:
                     embedding_directory=folder_paths.get_folder_paths("embeddings"),
                 )[:3]
             else:
+                kind = _clip_type(spec["clip_type"])
                 vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(files["vae"][0]))
                 vae.throw_exception_if_invalid()
                 loaded = (
@@ -85,10 +86,12 @@ def _load(spec: Mapping[str, Any]) -> tuple[Any, Any, Any]:
                     comfy.sd.load_clip(
                         ckpt_paths=files["clip"],
                         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-                        clip_type=_clip_type(spec["clip_type"]),
+                        clip_type=kind,
                     ),
                     vae,
                 )
+        except FleetError:
+            raise
         except (RuntimeError, OSError, ValueError) as error:
             raise FleetError(f'the model "{spec["name"]}" cannot be loaded: {error}') from error
     missing = [n for n, part in zip(("MODEL", "CLIP", "VAE"), loaded, strict=True) if part is None]
@@ -104,7 +107,9 @@ def _clip_type(name: str) -> Any:
     """ComfyUI's kind of CLIP, as its loader's list calls it."""
     from comfy.sd import CLIPType
 
-    kind = getattr(CLIPType, name.upper(), None) if name else CLIPType.STABLE_DIFFUSION
+    if name in ("", "sdxl"):  # ComfyUI's loader lists the second, which is no kind of its own
+        return CLIPType.STABLE_DIFFUSION
+    kind = getattr(CLIPType, name.upper(), None)
     if kind is None:
         known = ", ".join(sorted(one.name.lower() for one in CLIPType))
         raise FleetError(f'clip_type is "{name}"; this ComfyUI knows {known}')
