@@ -102,8 +102,8 @@ def _add_devices(command: argparse.ArgumentParser) -> None:
         "--comfyui-args",
         default="",
         metavar="ARGS",
-        help='options for ComfyUI, in quotes, such as "--fp32-vae": those that your ComfyUI is '
-        "started with, where a concept is to be the same to the last bit",
+        help='options for ComfyUI, as in --comfyui-args="--fp32-vae": those that yours is started '
+        "with, where a concept is to be the same to the last bit",
     )
 
 

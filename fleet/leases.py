@@ -141,6 +141,10 @@ class Leases:
         for number in range(1, lease.number + 1):
             (self._folder / f"{lease.job}.{number}").unlink(missing_ok=True)
 
+    def clear(self, job: str) -> None:
+        """Delete what is left of the leases of a job that nobody is working on."""
+        self.forget(Lease(job, self._current(job), 0))
+
     def all(self) -> Iterator[dict[str, Any]]:
         """What is held, or was by who is dead: job, worker, machine, and what was noted last.
 

@@ -160,7 +160,8 @@ class Ledger:
         self.leases.forget(lease)
 
     def retry(self, job: str) -> None:
-        """Open a failed job again."""
+        """Open a failed job again, with no death counted."""
+        self.leases.clear(job)
         self._marker("failed", job).unlink(missing_ok=True)
 
     def result(self, job: str) -> Path:

@@ -123,10 +123,6 @@ class LocalPool:
                 process.kill()
             self._forget(worker)
 
-    def processes(self) -> list[int]:
-        """The numbers of the workers' processes."""
-        return [p.pid for p in self._processes.values() if p.pid is not None]
-
     def _gone(self, worker: int) -> str:
         process = self._processes[worker]
         process.join(PATIENCE)

@@ -22,9 +22,19 @@ def add_sweep_options(command: argparse.ArgumentParser) -> None:
         "learned from, to score against (otherwise the small picture in the concept file)",
     )
     command.add_argument("--out", type=Path, default=Path("sweep"), help="a folder (sweep)")
-    command.add_argument("--biases", type=numbers, default=[0.4, 0.5, 0.6, 0.7, 0.8])
-    command.add_argument("--temperatures", type=numbers, default=[0.15])
-    command.add_argument("--seeds", type=whole_numbers, default=[1])
+    command.add_argument(
+        "--biases",
+        type=numbers,
+        default=[0.4, 0.5, 0.6, 0.7, 0.8],
+        metavar="LIST",
+        help="apart by commas (0.4,0.5,0.6,0.7,0.8)",
+    )
+    command.add_argument(
+        "--temperatures", type=numbers, default=[0.15], metavar="LIST", help="likewise (0.15)"
+    )
+    command.add_argument(
+        "--seeds", type=whole_numbers, default=[1], metavar="LIST", help="of the noise (1)"
+    )
     command.add_argument(
         "--prompt",
         action="append",

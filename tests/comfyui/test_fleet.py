@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from demo import model as emoji_world
 from fleet.ledger import JobState, Ledger
 from perfusion_core.concept.concept_file import load_concept
+from perfusion_core.learn.plan import Plan
+from perfusion_core.learn.session import learn
+from perfusion_core.method.training_settings import TrainingSettings
 
 STEPS = 12
 CAPTIONS = [f"a {{}} on a {colour} background" for colour in ("white", "blue", "gray")]
@@ -135,6 +140,19 @@ def wait_for_step(ledger: Path, step: int, process: subprocess.Popen[str]) -> di
                 return one
         time.sleep(0.02)
     raise AssertionError(f"no job came to step {step}: {process.communicate()[0]}")
+
+
+def test_snapshots_and_the_selection_of_a_step_are_not_had_together() -> None:
+    """What validation saw is not in a snapshot: what goes on from one could select another step."""
+    model, clip, vae = emoji_world.load()
+    snapshots = SimpleNamespace(load=lambda: None)
+    plan = Plan(
+        "teddy*", "teddy", TrainingSettings(steps=1), look_every=1, select=True,
+        snapshots=snapshots,
+    )  # fmt: skip
+    pictures = [torch.rand(2, 64, 64, 3)]
+    with pytest.raises(ValueError, match="select is on, and so are snapshots.*Set select to off"):
+        learn(model, clip, vae, pictures, [], [], plan, SimpleNamespace())
 
 
 @pytest.mark.slow
