@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perfusion_core.learn.time_left import time_left
@@ -34,10 +34,10 @@ def seconds(count: float) -> str:
     return time_left(count, 1, 2).removesuffix(" left")
 
 
-def pace(ledger: Ledger, jobs: Iterable[str] | None = None) -> dict[str, tuple[float, float]]:
+def pace(ledger: Ledger) -> dict[str, tuple[float, float]]:
     """By model: seconds of a step, and most bytes used; of some of the jobs that are done."""
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for job in itertools.islice(jobs or ledger.names("done"), SAMPLE):
+    for job in itertools.islice(ledger.names("done"), SAMPLE):
         figures = ledger.figures(JobState.DONE, job)
         if figures.get("steps", 0) > figures.get("resumed_from", 0):
             found.setdefault(figures["model"], []).append(figures)
@@ -122,7 +122,8 @@ class Progress:
             steps = sum(int(held.get("step", 0)) for held in underway)
             gone = {*ended, *outcome.elsewhere}
             steps += sum(count for job, count in self._steps.items() if job in gone)
-            self._bar.set_description(f"{len(gone & self._steps.keys())}/{len(self._steps)} jobs")
+            jobs = f"{len(gone & self._steps.keys())}/{len(self._steps)} jobs"
+            self._bar.set_description(jobs, refresh=False)
             self._bar.set_postfix_str(", ".join(map(self._shown, underway)), refresh=False)
             self._bar.update(steps - self._bar.n)
 
@@ -142,10 +143,11 @@ class Progress:
     def _shown(self, held: Mapping[str, Any]) -> str:
         """A job that is underway: its name, its step, its time left."""
         done, total = int(held.get("step", 0)), self._steps[held["job"]]
-        first, since = self._before.setdefault(held["job"], (done, time.monotonic()))
         left = ""
-        if done > first:
-            left = " " + time_left(time.monotonic() - since, done - first, total - first)
+        if done:  # before, it reads its pictures
+            first, since = self._before.setdefault(held["job"], (done, time.monotonic()))
+            if done > first:
+                left = " " + time_left(time.monotonic() - since, done - first, total - first)
         return f"{held.get('name', held['job'][:8])} {done}/{total}{left}"
 
 

@@ -110,6 +110,7 @@ class Worker:
         self._stop = stop
         self._beat = beat
         self._held: tuple[Lease, JobContext] | None = None
+        self._beating = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
@@ -153,7 +154,7 @@ class Worker:
             self._release(lease, context, told)
             raise
         finally:
-            self._held = None
+            self._still()
 
     def _done(self, lease: Lease, context: JobContext, begun: float) -> dict[str, Any]:
         spec = self._ledger.spec(lease.job)
@@ -167,6 +168,7 @@ class Worker:
             "ended": time.time(),
             **figures,
         }
+        self._still()
         if not self._ledger.finish(lease, result, figures):
             return {"state": JobState.HELD.value}
         return {"state": JobState.DONE.value, **figures}
@@ -182,22 +184,28 @@ class Worker:
             "step": context.note.get("step", 0),
         }
         trace = "".join(traceback.format_exception(error))
+        self._still()
         self._ledger.fail(lease, str(error), figures, trace)
         return {"state": JobState.FAILED.value, "error": str(error), **figures}
 
     def _release(self, lease: Lease, context: JobContext, note: Mapping[str, Any]) -> None:
+        self._still()
         with contextlib.suppress(OSError):  # it runs out by itself
             self._ledger.release(lease, {**context.note, **note})
+
+    def _still(self) -> None:
+        """No more signs of life for this job: they would undo what is written of its end."""
+        with self._beating:
+            self._held = None
 
     def _live(self) -> None:
         """Renews the lease of the job that is worked on."""
         while not self._ended.wait(self._beat):
-            held = self._held
-            if held is None:
-                continue
-            lease, context = held
-            try:
-                if not self._ledger.renew(lease, dict(context.note)) and self._held is held:
-                    context.lost.set()
-            except OSError:
-                pass  # a full disk, or a network folder that is away for a moment
+            with self._beating:
+                if self._held is None:
+                    continue
+                lease, context = self._held
+                # A full disk, or a network folder that is away for a moment, is no reason to end.
+                with contextlib.suppress(OSError):
+                    if not self._ledger.renew(lease, dict(context.note)):
+                        context.lost.set()
