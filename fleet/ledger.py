@@ -32,7 +32,7 @@ from .errors import FleetError, LedgerFull
 from .leases import EXPIRY, Lease, Leases
 
 FORMAT = 1
-MOST_DEATHS = 3  # workers that may die over one job without coming further
+MOST_DEATHS = 5  # workers that may die over one job without coming further
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 

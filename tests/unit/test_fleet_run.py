@@ -16,7 +16,7 @@ import pytest
 
 from fleet.devices import Device, devices_of
 from fleet.errors import FleetError, LedgerFull
-from fleet.ledger import JobState, Ledger
+from fleet.ledger import MOST_DEATHS, JobState, Ledger
 from fleet.local_pool import LocalPool, WorkerPlan
 from fleet.run import run
 from fleet.schedule import Schedule
@@ -107,7 +107,7 @@ def test_what_it_is_not_to_blame_for_is_tried_again_and_not_without_end(ledger: 
     def broken(*_: object) -> Any:
         raise RuntimeError("CUDA error: device-side assert")
 
-    for _ in range(3):
+    for _ in range(MOST_DEATHS):
         with pytest.raises(RuntimeError, match="CUDA error"):
             worker(ledger, broken).work(JOBS[0].id)
     assert worker(ledger, broken).work(JOBS[0].id) == {"state": "failed"}
