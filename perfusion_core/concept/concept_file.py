@@ -50,7 +50,7 @@ def save_concept(concept: Concept, path: Path) -> None:
     Raises ConceptError, which names the file, when the disk does not take it.
     """
     with _writing(concept, Path(path)):
-        write_atomically(Path(path), _serialized(concept))
+        write_atomically(Path(path), concept_bytes(concept))
 
 
 def save_new_concept(concept: Concept, path: Path) -> Path:
@@ -62,7 +62,7 @@ def save_new_concept(concept: Concept, path: Path) -> Path:
     with _writing(concept, path):
         numbers = range(1, 1_000_000)
         paths = (path if n == 1 else path.with_stem(f"{path.stem}_{n}") for n in numbers)
-        return write_new(paths, _serialized(concept))
+        return write_new(paths, concept_bytes(concept))
 
 
 @contextmanager
@@ -75,7 +75,8 @@ def _writing(concept: Concept, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _serialized(concept: Concept) -> bytes:
+def concept_bytes(concept: Concept) -> bytes:
+    """A concept file's content. Raises ConceptError for what `load_concept` would not read."""
     header = to_header(concept)
     _check_readable(concept, header)
     return serialized(concept.tensors(), header)

@@ -11,7 +11,24 @@ from ..comfy.scores import AUTO
 from ..concept.concept import Concept
 from ..method.covariance import Covariance
 from ..method.training_settings import TrainingSettings
+from ..method.training_state import TrainingState
 from ..method.validation import ValidationLook
+
+
+class Snapshots(Protocol):
+    """Keeps a training's state, so that one that was killed goes on where it was.
+
+    A snapshot that fails is noted and does not end the training.
+    """
+
+    def load(self) -> TrainingState | None:
+        """The state to go on from; None to begin."""
+
+    def due(self, done: int) -> bool:
+        """Whether to save one after so many steps."""
+
+    def save(self, state: TrainingState) -> None:
+        """Keep a state in place of the one before it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,8 @@ class Plan:
         scorer: the CLIP model that scores.
         save_every: save a copy every so many steps; 0 for never.
         keep: whether a Cancel ends the training with what was learned, and not the whole run.
+        snapshots: keep the training's state on the way, and go on from it. What validation saw is
+            not in it, so not together with select.
     """
 
     placeholder: str
@@ -48,6 +67,7 @@ class Plan:
     scorer: str = AUTO
     save_every: int = 0
     keep: bool = False
+    snapshots: Snapshots | None = None
 
 
 class Progress(Protocol):

@@ -90,6 +90,11 @@ def learn(
             "select is on, but preview_every is 0: set preview_every to how often, in steps, "
             "the concept is to be scored (50 is usual), or select to off."
         )
+    if plan.select and plan.snapshots is not None:
+        raise TrainingError(
+            "select is on, and so are snapshots, which do not hold what validation saw: a training "
+            "that goes on from one could select another step. Set select to off."
+        )
     pictures, sizes = bring_to_size(pictures, family.resolution, plan.resolution)
     scorer = ClipScorer([p.pixels for p in pictures], plan.scorer) if plan.select else None
     preview = thumbnail(pictures[0].pixels)
@@ -177,6 +182,9 @@ class _Session:
             settings=self._plan.settings,
             start=self._plan.start,
         )
+        state = None if self._plan.snapshots is None else self._plan.snapshots.load()
+        if state is not None:
+            training.restore(state)
         while not (training.finished or self.cancelled()):
             try:
                 training.step()
@@ -211,6 +219,9 @@ class _Session:
         if _due(done, self._plan.save_every) and done < total:
             with self._beside(f"the copy of step {done} was not saved"):
                 self._save(training.concept)
+        if self._plan.snapshots is not None and self._plan.snapshots.due(done):
+            with self._beside(f"the snapshot of step {done} was not saved"):
+                self._plan.snapshots.save(training.state)
         scored = bool(self._plan.look_every) and validation.scores and done == total
         if not self._blind and (_due(done, self._plan.look_every) or scored):
             with self._beside(f"no pictures from step {done} on, because one failed", blinds=True):
@@ -227,7 +238,8 @@ class _Session:
         if is_cancel(error):
             self._cancelled = self._plan.keep
             return self._plan.keep
-        if isinstance(error, Exception):  # not when Python itself is to end
+        # Not when Python itself is to end; and where there are snapshots, there is one.
+        if isinstance(error, Exception) and self._plan.snapshots is None:
             try:
                 concept = training.concept
                 steps, file = concept.training["steps_done"], self._save(concept)

@@ -16,6 +16,7 @@ from .covariance import Covariance
 from .edit import GatedEdit
 from .templates import templates_for
 from .training_settings import TrainingSettings
+from .training_state import kept, optimizer_tensors, restore_parameters
 
 
 def aligned(vectors: Tensor, count: int) -> Tensor:
@@ -125,6 +126,29 @@ class Learner:
             )
         return value
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """What the steps so far have made: tensors by name, and the numbers of the loss's scale."""
+        named = self._parameters()
+        tensors = {name: kept(parameter) for name, parameter in named.items()}
+        tensors |= optimizer_tensors(self.optimizer, named)
+        tensors["target_input"] = kept(self.target_input)
+        return tensors, dict(self.scaler.state_dict())
+
+    def restore(self, tensors: Mapping[str, Tensor], scaler: Mapping[str, float]) -> None:
+        """Be as when `state` was asked. Raises TrainingError for the state of another training."""
+        restore_parameters(self.optimizer, self._parameters(), tensors)
+        self.target_input = tensors["target_input"].to(self.target_input, copy=True)
+        if scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(scaler))
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """What the optimiser changes, by name."""
+        named = {f"embedding.{encoder}": v for encoder, v in self.embeddings.items()}
+        named |= {f"value.{path}": v for path, v in self.values.named().items()}
+        if self.keys is not None:
+            named |= {f"key.{path}": v for path, v in self.keys.named().items()}
+        return named
+
     def concept(self, notes: Mapping[str, object]) -> Concept:
         """What was learned so far."""
         # Rounded as the concept stores it before whitening, so that u is C^-1 i of exactly that i.
@@ -180,6 +204,10 @@ class _Differences:
     def parameters(self) -> list[Tensor]:
         """What the optimiser changes."""
         return list(self._deltas.values())
+
+    def named(self) -> dict[str, Tensor]:
+        """The same by layer path."""
+        return dict(self._deltas)
 
     def by_layer(self) -> dict[str, Tensor]:
         """Layer path -> D [1, out], differentiable in the parameters."""

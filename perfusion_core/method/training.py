@@ -22,6 +22,7 @@ from .batches import PictureGroup, TrainingError, batches, captions_of
 from .covariance import Covariance
 from .learner import Learner
 from .training_settings import TrainingSettings
+from .training_state import TrainingState
 
 
 class Training:
@@ -88,6 +89,31 @@ class Training:
         with _for_autograd():
             self.losses.append(self._learner.step(next(self._batches)))
         return self.losses[-1]
+
+    @property
+    def state(self) -> TrainingState:
+        """All that a training with the same arguments needs to go on from here."""
+        tensors, scaler = self._learner.state()
+        return TrainingState(tensors, tuple(self.losses), scaler)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from the state of a training with the same arguments, to the same concept.
+
+        On the same machine it is the same bit for bit. Before the first step only. Raises
+        TrainingError for the state of another training.
+        """
+        if self.losses:
+            raise TrainingError("a training that has begun cannot go on from another's state")
+        if len(state.losses) > self.settings.steps:
+            raise TrainingError(
+                f"the state to go on from is of step {len(state.losses)}, and there are "
+                f"{self.settings.steps} steps: it is of another training. Begin anew, without it."
+            )
+        with _for_autograd():
+            self._learner.restore(state.tensors, state.scaler)
+            for _ in state.losses:  # the generator is then where it was
+                next(self._batches)
+        self.losses = list(state.losses)
 
     @property
     def concept(self) -> Concept:

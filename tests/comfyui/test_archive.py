@@ -36,7 +36,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_only_we_need_stays_behind(unpacked: Path) -> None:
     there = {path.name for path in unpacked.iterdir()}
-    assert not there & {"tests", "lab", "tools", "docs", ".ci", "Makefile"}
+    assert not there & {"tests", "fleet", "lab", "tools", "docs", ".ci", "Makefile"}
     assert there >= {
         "__init__.py", "LICENSE", "README.md", "demo", "js", "locales", "nodes", "perfusion_core",
         "pyproject.toml", "requirements.txt", "subgraphs", "workflows",

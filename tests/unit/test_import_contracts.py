@@ -11,7 +11,7 @@ from tools.imports import check
 
 pytest.importorskip("importlinter")
 
-PARTS = ("perfusion_core", "nodes", "demo", "lab", "tools")
+PARTS = ("perfusion_core", "nodes", "demo", "fleet", "lab", "tools")
 
 
 @pytest.fixture
@@ -36,6 +36,9 @@ def test_this_checkout_keeps_its_contracts(repo: Path) -> None:
         ("perfusion_core/method/edit.py", "from ..lab import judge"),
         ("nodes/demo_model.py", "from lab.judge import Judge"),
         ("demo/model.py", "from tools.locate import ROOT"),
+        ("perfusion_core/learn/session.py", "from fleet.ledger import Ledger"),
+        ("fleet/ledger.py", "from lab.judge import Judge"),
+        ("fleet/run.py", "import ray"),
         ("nodes/demo_model.py", "from demo.examples import names"),
         ("perfusion_core/method/edit.py", "from ..nodes import types"),
         ("perfusion_core/method/edit.py", "import comfy.ops"),

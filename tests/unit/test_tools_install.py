@@ -122,6 +122,23 @@ def test_what_is_wanted_goes_into_our_environment_alone(
     assert len(commands) == 1
 
 
+def test_what_is_not_to_be_had_everywhere_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(tmp_path / "home")
+
+    def fail(*_: object, **__: object) -> None:
+        raise install.SetupError("no matching distribution")
+
+    monkeypatch.setattr(steps, "run", fail)
+    monkeypatch.setattr(install, "WANTED", {"no_such_module": ("no-such-package==1",)})
+    python = Path(sys.executable)
+    with pytest.raises(install.SetupError, match="no matching distribution"):
+        install.add_wanted(python, steps, ["no_such_module"])
+    monkeypatch.setattr(install, "SOMETIMES", ("no_such_module",))
+    assert install.add_wanted(python, steps, ["no_such_module"]) == ["no_such_module"]
+
+
 def test_packages_that_are_not_all_there_are_forgotten(tmp_path: Path) -> None:
     folder = tmp_path / "env"
     venv.create(folder, with_pip=False)

@@ -316,6 +316,39 @@ def test_the_same_seed_gives_the_same_concept(learn: Learn) -> None:
     assert learn(seed=6).concept.hash != one.concept.hash
 
 
+@pytest.mark.parametrize("key_mode", KEY_MODES)
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_a_training_goes_on_from_its_state_to_the_same_concept(
+    begin: Learn, learn: Learn, stop: int, key_mode: str
+) -> None:
+    given = {"steps": 6, "seed": 5, "batch_size": 3, "key_mode": key_mode}
+    whole, first, second = learn(**given), begin(**given), begin(**given)
+    for _ in range(stop):
+        first.step()
+    state = first.state
+    for _ in first:  # what goes on changes no state that was taken
+        pass
+    second.restore(state)
+    for _ in second:
+        pass
+    assert second.losses == whole.losses == first.losses
+    assert second.concept.hash == whole.concept.hash
+    assert second.concept.training == whole.concept.training
+
+
+def test_the_state_of_another_training_is_refused(begin: Learn) -> None:
+    state = begin(steps=3).state
+    with pytest.raises(TrainingError, match="of another training"):
+        begin(superclass="teddy bear").restore(state)
+    late = begin(steps=3)
+    for _ in late:
+        pass
+    with pytest.raises(TrainingError, match="of step 3, and there are 2 steps"):
+        begin(steps=2).restore(late.state)
+    with pytest.raises(TrainingError, match="has begun"):
+        late.restore(state)
+
+
 def test_the_global_random_state_is_left_alone(learn: Learn) -> None:
     before = torch.get_rng_state()
     learn()
