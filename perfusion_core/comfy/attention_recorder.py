@@ -42,7 +42,8 @@ class AttentionScope:
     Attributes:
         steps: at how many amounts of noise, evenly spaced from start to end.
         start, end: the part of the sampling schedule, as fractions of ComfyUI's percent.
-        group: "down", "middle" or "up": the layers of that part of the network; "" for all.
+        group: "down", "middle" or "up": the layers of that part of the network (see
+            `ModelFamily.groups`); "" for all.
     """
 
     steps: int = 8
@@ -175,7 +176,7 @@ class AttentionRecorder:
     """Adds up the attention of each pass: a wrapper around ComfyUI's `apply_model`.
 
     Args:
-        group: of the layers to look at; "" for all. See `ModelFamily.group`.
+        group: of the layers to look at; "" for all. See `ModelFamily.groups`.
 
     Attributes:
         layers: how many layers were recorded so far, counted again in each pass.
@@ -200,8 +201,8 @@ class AttentionRecorder:
         # Of the network that this pass comes to: ComfyUI runs some prompts on a copy of the model.
         modules = self._family.layer_modules(executor.class_obj.diffusion_model)
         if self._group:
-            in_group = self._family.group
-            modules = {p: m for p, m in modules.items() if in_group(p) == self._group}
+            groups = self._family.groups(modules)
+            modules = {p: m for p, m in modules.items() if groups[p] == self._group}
         with recorded(modules, self._family.attention, self._add):
             return executor(x, *args, **kwargs)
 

@@ -384,6 +384,9 @@ FITS: Mapping[str, str] = MappingProxyType(
         "Segmind_Vega": "sdxl",
         "KOALA_700M": "sdxl",
         "KOALA_1B": "sdxl",
+        "CosmosT2IPredict2": "cosmos2",
+        "CosmosI2VPredict2": "cosmos2",
+        "Anima": "anima",
     }
 )
 
@@ -391,7 +394,7 @@ FITS: Mapping[str, str] = MappingProxyType(
 SINCE: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("Hunyuan3Dv2_1", "HunyuanImage21"), "0.3.75"),
-        **dict.fromkeys(("ACEStep15", "Anima", "Kandinsky5", "LTXAV"), "0.12.1"),
+        **dict.fromkeys(("ACEStep15", "Kandinsky5", "LTXAV"), "0.12.1"),
         **dict.fromkeys(
             (
                 *("CogVideoX", "DepthAnything3", "ErnieImage", "HiDreamO1", "Ideogram4"),

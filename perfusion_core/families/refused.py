@@ -114,20 +114,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "CosmosVideo": _later(
             CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
         ),
-        "CosmosPredict2": _later(
-            CrossAttention("cross_attn", "k_proj", "v_proj", key_norm="k_norm")
-        ),
-        # The adapter of its language model runs once a prompt; the layers see a fixed context.
-        "Anima": _later(
-            CrossAttention(
-                "cross_attn",
-                "k_proj",
-                "v_proj",
-                key_norm="k_norm",
-                before="llm_adapter",
-                outside="llm_adapter",
-            )
-        ),
         "LTXV": _later(
             CrossAttention(
                 "attn2", "to_k", "to_v", bias=True, key_norm="k_norm", before="caption_projection"

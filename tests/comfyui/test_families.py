@@ -82,7 +82,7 @@ def test_layers_numbers_and_bytes_of_a_concept(
     assert {layer.text_width for layer in layers.values()} == {found.context_width}
     assert {layer.key.bias for layer in layers.values()} == {None}
     assert sum(outs(model).values()) == numbers
-    assert {found.group(path) for path in layers} == {"down", "middle", "up"}
+    assert set(found.groups(layers).values()) == {"down", "middle", "up"}
 
     concept = random_concept(found, outs(model))
     save_concept(concept, tmp_path / "plain.safetensors")

@@ -106,10 +106,6 @@ class StubFamily(ModelFamily):
     def has_part(self, name: str) -> bool:
         return "blocks" in name.split(".")
 
-    def group(self, path: str) -> str:
-        parts = path.split(".")
-        return ("down", "middle", "up")[int(parts[1])] if parts[0] == "blocks" else ""
-
 
 STUB = StubFamily(
     id="stub",
@@ -185,7 +181,7 @@ def test_it_is_recognised_with_its_layers(model: Any) -> None:
     family = detect_family(model)
     assert family is STUB
     layers = layers_of(model, family)
-    assert [family.group(path) for path in layers] == ["down", "middle", "up"]
+    assert list(family.groups(layers).values()) == ["down", "middle", "up"]
     assert {layer.out for layer in layers.values()} == {WIDTH}
     assert all(layer.fused for layer in layers.values())
 
