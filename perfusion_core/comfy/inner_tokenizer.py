@@ -11,6 +11,9 @@ from .vectors import KnownVectors, is_vector
 # What tells a tokenizer how to lay out its answer; the rest of its options is for every piece.
 _LAYOUT = ("truncation", "padding", "max_length", "return_tensors", "return_attention_mask")
 
+# What a space is in tokens of sentencepiece (T5), and in bytes written as letters (Qwen).
+_SPACES = "\u2581\u0120"
+
 
 class PlaceholderTokenizer:
     """Mixed into the class of the inner tokenizer, which is Hugging Face's or looks like one.
@@ -115,7 +118,14 @@ class PlaceholderTokenizer:
         def between(start: int, end: int) -> list[Any]:
             if not text[start:end].strip():
                 return []
-            return list(self.inner(text[start:end], **pieces)["input_ids"])[part]
+            found = list(self.inner(text[start:end], **pieces)["input_ids"])[part]
+            # A space beside a placeholder belongs to the word, as it does beside other words.
+            first, last = 0, len(found)
+            while start and first < last and self._is_space(found[first]):
+                first += 1
+            while end < len(text) and first < last and self._is_space(found[last - 1]):
+                last -= 1
+            return found[first:last]
 
         ids: list[Any] = []
         at = 0
@@ -128,6 +138,12 @@ class PlaceholderTokenizer:
         before = empty[: part.start]
         after = empty[len(before) :] if not bare else []
         return [*before, *self._cut(ids, len(before) + len(after), options), *after]
+
+    def _is_space(self, token: Any) -> bool:
+        """Whether an id is a space and nothing else: sentencepiece and byte-level tokenizers make
+        one of what is left over where a text is cut."""
+        name = self.inner.convert_ids_to_tokens(token) if isinstance(token, int) else None
+        return isinstance(name, str) and name != "" and not name.strip(_SPACES)
 
     def _cut(self, ids: list[Any], special: int, options: Mapping[str, Any]) -> list[Any]:
         if options.get("truncation", False) in (False, None, "do_not_truncate"):
