@@ -25,7 +25,7 @@ class BackbonePainter:
 
     Args:
         vae: ComfyUI's VAE.
-        shape: [C, H, W] of the latents of a picture.
+        shape: [C, H, W] or [C, F, H, W] of the latents of a picture.
         seed: of the noise; the same for every prompt.
         on_step: called after every sampling step; may raise to stop.
     """
@@ -77,8 +77,9 @@ class BackbonePainter:
             disable_pbar=True,
             seed=self._seed,
         )
-        picture: Tensor = self._vae.decode(samples)[:1, ..., :3]
-        return picture.float().cpu()
+        picture: Tensor = self._vae.decode(samples)[..., :3]
+        # Of a video's frames, each is a picture; one frame is one.
+        return picture.reshape(-1, *picture.shape[-3:])[:1].float().cpu()
 
     def _after_step(self, *_: Any) -> None:
         if self._on_step is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -90,7 +90,7 @@ class ModelFamily:
     pixels: int = 8
     frames: bool = False
     prompt: int = 77
-    ids: Mapping[str, int] = MappingProxyType({})
+    ids: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
     adapter: str = ""
     captions: Callable[[], tuple[str, ...]] = ordinary_captions

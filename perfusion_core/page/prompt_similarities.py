@@ -128,7 +128,7 @@ class Encoders:
         alive = {name: clip for name, known in nodes if (clip := known.clip())}
         gone = [known.widths for name, known in nodes if name not in alive]
         own = alive.get(node)
-        encoders = dict(FAMILIES[concept.family].encoders)
+        encoders = FAMILIES[concept.family].tokenizers
         fitting = [clip for clip in alive.values() if encoder_widths(clip) == encoders]
         # A node of another graph, for another family, may have the same id.
         if own is not None and (own in fitting or not fitting):

@@ -1,9 +1,10 @@
-"""Rotary position embeddings that autograd can go back through, while training.
+"""What autograd cannot go back through, in plain torch, while training.
 
-comfy-kitchen, which newer versions of ComfyUI compute them with, has no backward for them: a step
-would end in an error. Within `plain_rope` the same numbers come from plain torch, but for rounding.
-The functions are not replaced: torch itself asks a mode, within a `with` and on one thread, what to
-do in the place of a call.
+Two things in newer versions of ComfyUI end a step in an error: the rotary position embeddings of
+comfy-kitchen, which have no backward, and `torch.add(..., out=...)` in its language models. Within
+`Differentiable` the same numbers come from torch's own functions, those of the embeddings but for
+rounding. No function is replaced: torch itself asks a mode, within a `with` and on one thread, what
+to do in the place of a call.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 _PREFIX = "comfy_kitchen::"
 
 
-class PlainRope(TorchFunctionMode):
-    """Within this context comfy-kitchen's rotary embeddings are plain torch where gradients flow."""
+class Differentiable(TorchFunctionMode):
+    """Within this context gradients flow through what else has no backward."""
 
     def __torch_function__(
         self,
@@ -30,11 +31,19 @@ class PlainRope(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = kwargs or {}
-        name = str(getattr(func, "_qualified_op_name", ""))
-        plain = _PLAIN.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
-        if plain is not None and torch.is_grad_enabled():
-            return plain(*args, **given)
+        if torch.is_grad_enabled():
+            name = str(getattr(func, "_qualified_op_name", ""))
+            plain = _PLAIN.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
+            if plain is not None:
+                return plain(*args, **given)
+            out = given.get("out")
+            if isinstance(out, Tensor) and any(map(_has_gradient, (out, *args))):
+                return out.copy_(func(*args, **{k: v for k, v in given.items() if k != "out"}))
         return func(*args, **given)
+
+
+def _has_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _pairs(x: Tensor, rotations: Tensor) -> Tensor:
