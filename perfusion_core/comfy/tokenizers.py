@@ -37,8 +37,9 @@ def _attributes(clip: Clip) -> dict[str, str]:
     from comfy.sd1_clip import SDTokenizer
 
     held = [name for name, one in vars(clip.tokenizer).items() if isinstance(one, SDTokenizer)]
-    encoder = clip.cond_stage_model
-    return {n if hasattr(encoder, n) else n.removeprefix("clip_"): n for n in held}
+    encoder = getattr(clip, "cond_stage_model", None)
+    short = {name: name.removeprefix("clip_") for name in held}
+    return {short[name] if hasattr(encoder, short[name]) else name: name for name in held}
 
 
 def encoder_widths(clip: Clip) -> dict[str, int]:
