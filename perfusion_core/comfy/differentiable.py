@@ -48,14 +48,14 @@ def _has_gradient(value: Any) -> bool:
 
 def _pairs(x: Tensor, rotations: Tensor) -> Tensor:
     """Rotates the pairs (2i, 2i + 1) of x [..., n]; rotations [..., n/2, 2, 2]."""
-    pairs = x.to(rotations.dtype).unflatten(-1, (-1, 1, 2))
-    rotations = _cut(x, rotations)
-    return (rotations * pairs).sum(-1).flatten(-2).to(x.dtype)
+    pairs = x.to(rotations.dtype).reshape(*x.shape[:-1], -1, 1, 2)
+    return (_cut(x, rotations) * pairs).sum(-1).flatten(-2).to(x.dtype)
 
 
 def _halves(x: Tensor, rotations: Tensor) -> Tensor:
     """Rotates the pairs (i, i + n/2) of x [..., n]; rotations [..., n/2, 2, 2]."""
-    pairs = x.to(rotations.dtype).unflatten(-1, (2, -1)).movedim(-2, -1)[..., None, :]
+    halves = x.to(rotations.dtype).reshape(*x.shape[:-1], 2, -1)
+    pairs = halves.movedim(-2, -1)[..., None, :]
     return (rotations * pairs).sum(-1).movedim(-1, -2).flatten(-2).to(x.dtype)
 
 

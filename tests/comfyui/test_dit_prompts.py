@@ -80,9 +80,7 @@ def _marked(token: Any) -> bool:
     return isinstance(token, MarkedId)
 
 
-def test_ids_of_a_placeholder_are_numbers_that_know_their_word(
-    dit: TinyDit, dit_clip: Any
-) -> None:
+def test_ids_of_a_placeholder_are_numbers_that_know_their_word(dit: TinyDit, dit_clip: Any) -> None:
     if not dit.family.ids:
         pytest.skip("it learns in every tokenizer")
     clip = knowing(dit, dit_clip)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
 from perfusion_core.comfy.concept_entry import recommended
+from perfusion_core.comfy.differentiable import Differentiable
 from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import apply_stack
@@ -64,9 +66,7 @@ class Reference:
         self.network = deepcopy(model.model.diffusion_model).double()
         self.network.dtype = torch.float64
 
-    def loss(
-        self, context: Tensor, edit: GatedEdit, learned_values: dict[str, Tensor]
-    ) -> Tensor:
+    def loss(self, context: Tensor, edit: GatedEdit, learned_values: dict[str, Tensor]) -> Tensor:
         sampling = self.base.model_sampling
         clean = self.base.process_latent_in(latents()).double()
         sigmas = torch.tensor(
@@ -94,25 +94,12 @@ class Reference:
                 )
             )
         times = sampling.timestep(sigmas.flatten().float()).double()
-        with Plain():
+        with Differentiable():
             predicted = self.network(given, times, edited)
         for handle in handles:
             handle.remove()
         # x0 = keeps x - share f: the error of f.
         return (((keeps * noisy - share * predicted) - clean) / -share).square()
-
-
-class Plain:
-    """Within this context what has no backward is plain torch."""
-
-    def __enter__(self) -> None:
-        from perfusion_core.comfy.differentiable import Differentiable
-
-        self.mode = Differentiable()
-        self.mode.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.mode.__exit__(*error)
 
 
 def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_clip: Any) -> None:
@@ -238,9 +225,10 @@ def test_masks_weigh_the_loss_of_frames(dit_model: Any, dit_clip: Any) -> None:
 
 
 def test_latents_without_frames_are_refused(dit: TinyDit, dit_model: Any, dit_clip: Any) -> None:
-    with pytest.raises(ComfyMismatch, match=r"\[pictures, channels, frames, height, width\]"):
-        with training_backbone(dit_model, dit_clip, (1, 16, 8, 8)):
-            pass
+    expected = r"\[pictures, channels, frames, height, width\]"
+    without = training_backbone(dit_model, dit_clip, (1, 16, 8, 8))
+    with pytest.raises(ComfyMismatch, match=expected), without:
+        pass
 
 
 def test_the_memory_that_a_step_keeps_is_what_the_family_says(
@@ -300,7 +288,5 @@ def core_family(core: Callable[[str], Any], dit: TinyDit) -> Any:
     """The same small family, of the pack as ComfyUI imports it."""
     module = core(f"families.{dit.family.id.removeprefix('tiny_').removesuffix('2')}")
     true = getattr(module, dit.family.id.removeprefix("tiny_").upper())
-    from dataclasses import replace
-
     encoders = dict.fromkeys(true.encoders, WIDTH)
     return replace(true, id=dit.family.id, encoders=encoders, resolution=64)

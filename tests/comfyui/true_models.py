@@ -107,6 +107,45 @@ UNETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+_COSMOS: dict[str, Any] = {
+    "image_model": "cosmos_predict2",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 2048,
+    "concat_padding_mask": True,
+    "crossattn_emb_channels": 1024,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True,
+    "pos_emb_interpolation": "crop",
+    "min_fps": 1,
+    "max_fps": 30,
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 256,
+    "num_blocks": 28,
+    "num_heads": 16,
+    "extra_per_block_abs_pos_emb": False,
+}
+# The larger one of each config class, which ComfyUI knows by its shapes.
+LARGE: Mapping[str, Any] = {"model_channels": 5120, "num_blocks": 36, "num_heads": 40}
+
+# The same of transformers; those that this ComfyUI has.
+TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
+    name: arguments
+    for name, arguments in {
+        "CosmosT2IPredict2": _COSMOS,
+        "CosmosI2VPredict2": {**_COSMOS, "in_channels": 17},
+        "Anima": {**_COSMOS, "image_model": "anima"},
+    }.items()
+    if hasattr(comfy.supported_models, name)
+}
+
+NETWORKS: Mapping[str, Mapping[str, Any]] = {**UNETS, **TRANSFORMERS}
+
 
 def true_model(
     name: str,
@@ -121,10 +160,10 @@ def true_model(
 
     Args:
         marks: those of a checkpoint's weights by which ComfyUI knows what the model predicts.
-        unet: arguments in place of those in `UNETS`.
+        unet: arguments in place of those in `NETWORKS`.
     """
     thin = unet if channels is None else {"model_channels": channels, **unet}
-    config = getattr(comfy.supported_models, name)({**UNETS[name], "dtype": dtype, **thin})
+    config = getattr(comfy.supported_models, name)({**NETWORKS[name], "dtype": dtype, **thin})
     base = config.get_model(dict(marks or {}), "", device=device)
     if device != META:
         fill(base.diffusion_model, seed)
