@@ -77,9 +77,7 @@ class BackbonePainter:
             disable_pbar=True,
             seed=self._seed,
         )
-        picture: Tensor = self._vae.decode(samples)[..., :3]
-        # Of a video's frames, each is a picture; one frame is one.
-        return picture.reshape(-1, *picture.shape[-3:])[:1].float().cpu()
+        return decoded_pictures(self._vae, samples)[:1].float().cpu()
 
     def _after_step(self, *_: Any) -> None:
         if self._on_step is not None:
@@ -88,3 +86,9 @@ class BackbonePainter:
 
 def _encoded(clip: Clip, text: str) -> Any:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def decoded_pictures(vae: Vae, latents: Tensor) -> Tensor:
+    """Latents as pictures [N, H, W, 3]: each frame of a video is one."""
+    decoded: Tensor = vae.decode(latents)[..., :3]
+    return decoded.reshape(-1, *decoded.shape[-3:])

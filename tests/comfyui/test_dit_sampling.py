@@ -174,9 +174,10 @@ def test_frames_of_a_video_are_sampled_with_it(
     assert bool((apart > 1e-3).all())
 
 
+@pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("group", ["", "down", "middle", "up"])
 def test_the_attention_map_is_of_the_placeholders_rows(
-    group: str, dit_model: Any, dit_clip: Any, teddy: Concept
+    group: str, frames: int, dit_model: Any, dit_clip: Any, teddy: Concept
 ) -> None:
     clip = add_concepts(dit_clip, [teddy])
     on = apply_stack(dit_model, [ConceptEntry(teddy, ON)])
@@ -184,11 +185,12 @@ def test_the_attention_map_is_of_the_placeholders_rows(
         block.cross_attn.k_norm.weight.data.zero_()
     with torch.inference_mode():
         prompt = comfy_nodes.CLIPTextEncode().encode(clip, PROMPT)[0]
-        latent = {"samples": torch.randn(1, 16, 1, 8, 8)}
+        latent = {"samples": torch.randn(1, 16, frames, 8, 8)}
         maps = attention_maps(on, prompt, latent, AttentionScope(2, group=group))
         context = encode(clip, [PROMPT], base=dit_model.model).context
     count = int((edit_of([ConceptEntry(teddy, ON)]).similarity(context) >= 0.5).sum())
     assert count > 0
+    assert len(maps.shares) == frames
     assert torch.allclose(maps.shares, torch.full_like(maps.shares, count / 512), atol=1e-5)
     assert patched_modules(dit_model) == []
 
