@@ -47,6 +47,7 @@ _BASE = "comfy/model_base.py"
 _MANAGEMENT = "comfy/model_management.py"
 _ENCODERS = "comfy/sd1_clip.py"
 _UNET = "comfy/ldm/modules/diffusionmodules/openaimodel.py"
+_COSMOS = "comfy/ldm/cosmos/predict2.py"
 _API = "comfy_api/latest/_io.py"
 
 CONTRACT: tuple[Part, ...] = (
@@ -160,6 +161,27 @@ CONTRACT: tuple[Part, ...] = (
         "CrossAttention",
         ("heads", "to_q", "to_k", "to_v", "forward(x, context, value)"),
     ),
+    Part(
+        _COSMOS,
+        "Attention",
+        ("n_heads", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "forward(x, context)"),
+    ),
+    Part(_COSMOS, "Block", ("cross_attn", "forward(x_B_T_H_W_D, emb_B_T_D, crossattn_emb)")),
+    Part(_COSMOS, "MiniTrainDIT", ("blocks",)),
+    Part("comfy/ldm/anima/model.py", "Anima", ("llm_adapter",), since="0.12.1"),
+    Part(
+        "comfy/ldm/anima/model.py",
+        "LLMAdapter",
+        ("forward(source_hidden_states, target_input_ids)",),
+        since="0.12.1",
+    ),
+    Part(
+        "comfy/text_encoders/anima.py",
+        "AnimaTokenizer",
+        ("qwen3_06b", "t5xxl"),
+        since="0.12.1",
+    ),
+    Part("comfy/text_encoders/anima.py", "AnimaTEModel", (), since="0.12.1"),
     Part("comfy/ops.py", "", ("disable_weight_init",)),
     # --- CLIP and VAE
     Part(
@@ -504,6 +526,12 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.33.0",
         "Anima's adapter runs at every step of a training; in sampling once a prompt, as before",
-        "Anima is not supported yet (families.REFUSED)",
+        "the pack's training runs it when it encodes a prompt (families/anima.py)",
+    ),
+    Moved(
+        "0.33.0",
+        "queries and keys are turned by comfy-kitchen (rms_rope_split_half), which has no "
+        "backward, and Qwen3 adds into what it read (torch.add, out)",
+        "plain torch, while training (comfy/differentiable.py)",
     ),
 )

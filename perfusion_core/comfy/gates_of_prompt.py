@@ -91,6 +91,13 @@ def gates_while_idle(clip: Clip, text: str, concepts: Sequence[Concept]) -> Toke
     """
     from comfy import model_management
 
+    family = clip_family(clip)
+    if family is not None and family.adapter:
+        raise ComfyMismatch(
+            f"In {family.title} the text passes through a part of the model before its layers see "
+            "it, and a plot does not run the model. Perfusion Gate Inspector shows the gates: "
+            "connect the model there."
+        )
     entries = [recommended(concept) for concept in concepts]
     queue = IdleQueue()
     knowing = add_concepts(clip, concepts)

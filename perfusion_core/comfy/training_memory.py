@@ -12,9 +12,6 @@ from .protocols import BaseModel, Clip
 # Where ComfyUI's attention keeps its probabilities, autograd keeps two to three times as much of a
 # forward pass as `ModelFamily.kept` says.
 PROBABILITIES = 3
-# The same of the text encoders, which run in fp32, for each prompt, layer and number of a prompt's
-# encoding: counted on CLIP-L (78; those of SD 2 and SDXL, whose activation keeps less, 46).
-KEPT_OF_TEXT = 80
 
 
 def kept_bytes(
@@ -44,5 +41,5 @@ def kept_bytes(
 
 def _kept_of_a_prompt(clip: Clip, family: ModelFamily) -> int:
     encoders = {name: getattr(clip.cond_stage_model, name) for name in family.encoders}
-    numbers = sum(e.num_layers * family.encoders[name] for name, e in encoders.items())
-    return int(KEPT_OF_TEXT * family.prompt * numbers)
+    numbers: int = sum(e.num_layers * family.encoders[name] for name, e in encoders.items())
+    return family.kept_text * family.prompt * numbers

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cosmos import ADAPTER, CosmosFamily
+from .cosmos import ADAPTER, KEPT, CosmosFamily
 
 # Rows of a context at least, as ComfyUI pads it.
 ROWS = 512
@@ -48,5 +48,6 @@ ANIMA = AnimaFamily(
     resolution=1024,
     network="Anima",
     prompt=64,
-    kept=100_000,
+    kept=KEPT,
+    kept_text=85,  # counted on Qwen3: 84
 )

@@ -70,6 +70,8 @@ class ModelFamily:
         pixels: side in pixels of a cell of the latents.
         frames: whether latents have an axis of frames, [B, C, F, H, W]; a picture is one frame.
         prompt: how many tokens of a prompt the encoders run on, pads included, to count memory by.
+        kept_text: bytes that autograd keeps of the text encoders, which run in fp32, for each
+            token, layer and number of an encoding.
         ids: tokenizers beside the encoders, whose tokens reach the network as ids alone -> what
             ComfyUI says is their width. A placeholder is its superclass's ids there.
         rows: name of the tokenizer whose tokens the rows of the context follow; "" for the first.
@@ -90,6 +92,7 @@ class ModelFamily:
     pixels: int = 8
     frames: bool = False
     prompt: int = 77
+    kept_text: int = 80  # counted on CLIP-L: 78; those of SD 2 and SDXL keep less, 46
     ids: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
     adapter: str = ""
