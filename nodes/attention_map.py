@@ -72,8 +72,8 @@ class PerfusionAttentionMap(io.ComfyNode):
                     options=[ALL, *GROUPS],
                     default=ALL,
                     tooltip="Which layers to average: all, or those on the way down, in the middle "
-                    "or on the way up (in a transformer: its thirds). The middle is coarse; the way "
-                    "up is usually the clearest.",
+                    "or on the way up (in a transformer: its thirds). The middle is coarse; the "
+                    "way up is usually the clearest.",
                 ),
             ],
             outputs=[
