@@ -202,6 +202,7 @@ class AttentionRecorder:
         self._sums = sums
         self._frames = frames
         self._words: tuple[Tensor, Tensor] | None = None
+        self._text: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         # A prompt for an area comes with that part of the latents, without its place.
@@ -213,14 +214,28 @@ class AttentionRecorder:
         if self._group:
             groups = self._family.groups(modules)
             modules = {p: m for p, m in modules.items() if groups[p] == self._group}
-        with recorded(modules, self._family.attention, self._add):
+        network, where = executor.class_obj.diffusion_model, self._family.attention
+        with ForwardSwap() as swap, recorded(modules, where, self._add):
+            if where.before:
+                _follow(swap, network.get_submodule(where.before), self._on_text)
             return executor(x, *args, **kwargs)
+
+    def _on_text(self, came: Tensor, given: Tensor) -> None:
+        self._text = (came, given)
+
+    def _encoding(self, context: Tensor) -> Tensor:
+        """The text ahead of the part that is before the layers, where there is one."""
+        given = None if self._text is None else self._text[1]
+        if self._text is None or given is None or given.shape != context.shape:
+            return context
+        return self._text[0]
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
         self.layers += 1
         # The layers of a pass share their context.
         if self._words is None or self._words[0] is not context:
-            self._words = (context, own_words(self._edit.similarity(context)))
+            encoding = self._encoding(context)
+            self._words = (context, own_words(self._edit.similarity(encoding)))
         words = self._words[1]
         shares = word_attention(queries, keys, heads, words)
         if self._frames > 1:  # the places of a layer are those of a frame, frame after frame

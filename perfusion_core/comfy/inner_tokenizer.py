@@ -26,12 +26,14 @@ class PlaceholderTokenizer:
         inner: the stock tokenizer.
         known: the vectors of the placeholders.
         find: finds them in a text.
+        names: token id -> its letters.
         text_part: what is left of a text's ids without the special ones.
     """
 
     inner: Any
     known: KnownVectors
     find: Finder
+    names: Mapping[Any, str]
     text_part: slice
 
     def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
@@ -119,13 +121,13 @@ class PlaceholderTokenizer:
             if not text[start:end].strip():
                 return []
             found = list(self.inner(text[start:end], **pieces)["input_ids"])[part]
-            # A space beside a placeholder belongs to the word, as it does beside other words.
-            first, last = 0, len(found)
-            while start and first < last and self._is_space(found[first]):
-                first += 1
-            while end < len(text) and first < last and self._is_space(found[last - 1]):
-                last -= 1
-            return found[first:last]
+            # A space ahead of a placeholder is the placeholder's, as it is other words'; one that
+            # is not in the text was put there because the text was cut.
+            if start and found and not text[start].isspace() and self._is_space(found[0]):
+                del found[0]
+            while end < len(text) and found and self._is_space(found[-1]):
+                del found[-1]
+            return found
 
         ids: list[Any] = []
         at = 0
@@ -142,7 +144,7 @@ class PlaceholderTokenizer:
     def _is_space(self, token: Any) -> bool:
         """Whether an id is a space and nothing else: sentencepiece and byte-level tokenizers make
         one of what is left over where a text is cut."""
-        name = self.inner.convert_ids_to_tokens(token) if isinstance(token, int) else None
+        name = self.names.get(token) if isinstance(token, int) else None
         return isinstance(name, str) and name != "" and not name.strip(_SPACES)
 
     def _cut(self, ids: list[Any], special: int, options: Mapping[str, Any]) -> list[Any]:

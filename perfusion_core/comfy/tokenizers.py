@@ -83,7 +83,7 @@ def with_placeholders(tokenizer: Tokenizer, words: Sequence[Word]) -> Tokenizer:
     """A copy of a stock `SDTokenizer` that knows `words` and no others."""
     known = KnownVectors(words)
     inner = _copied(tokenizer.tokenizer, PlaceholderTokenizer)
-    inner.inner, inner.known = tokenizer.tokenizer, known
+    inner.inner, inner.known, inner.names = tokenizer.tokenizer, known, tokenizer.inv_vocab
     inner.find = Finder(word.text for word in words)
     adds_end = bool(getattr(tokenizer, "tokenizer_adds_end_token", True))
     inner.text_part = slice(tokenizer.tokens_start, -1 if adds_end else None)

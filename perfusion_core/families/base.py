@@ -23,8 +23,8 @@ class CrossAttention:
         heads: name of the layer's number of heads.
         bias: whether the projections add a bias.
         key_norm, query_norm: names of the norms that follow keys and queries; "" for none.
-        before: what the text passes through between the text encoder and these layers; "" for
-            nothing.
+        before: the part of the network that every row of the text passes through, in the forward,
+            before these layers; "" for none. The text is edited ahead of it.
         outside: first part of the paths that end like those of the layers and are not meant.
     """
 
@@ -112,6 +112,13 @@ class ModelFamily:
         """Every tokenizer of the CLIP -> its width: by these a CLIP is known."""
         return {**self.encoders, **self.ids}
 
+    def reads_like(self, other: ModelFamily) -> bool:
+        """Whether its text encodings are those of another family: the same encoders, and no part
+        of the model, give them."""
+        if self.adapter or other.adapter:
+            return self.id == other.id
+        return (self.tokenizers, self.rows) == (other.tokenizers, other.rows)
+
     def adapt(self, network: Any, encoding: Any, beside: Mapping[str, Any]) -> Any:
         """What the layers see of a prompt [1, T, d].
 
@@ -138,7 +145,11 @@ class ModelFamily:
         return self.network in (ancestor.__name__ for ancestor in type(network).__mro__)
 
     def text_widths(self, network: Any) -> set[int]:
-        """Widths of the text that the layers of a network take."""
+        """Widths of the text that the layers of a network take, or what is before them."""
+        if self.attention.before:
+            before = network.get_submodule(self.attention.before).modules()
+            widths = (int(part.in_features) for part in before if hasattr(part, "in_features"))
+            return {next(widths)}
         parts = self.layer_modules(network).values()
         return {int(getattr(part, self.attention.key).in_features) for part in parts}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from dit_work import PROMPT, learned, sampled
 from projections import Projected, error, tapped
-from tiny_dits import TinyDit
+from tiny_dits import ANIMA, COSMOS, TinyDit, registered
 from tiny_models import patched_modules
 
 from perfusion_core.comfy.attention_recorder import AttentionScope, attention_maps
@@ -25,6 +25,15 @@ from perfusion_core.concept.concept import Concept
 from perfusion_core.method.settings import ConceptSettings, KeyLock, LayerWeights
 
 ON = ConceptSettings(0.3, 0.15)
+
+
+@pytest.fixture(scope="module", params=[COSMOS, ANIMA], ids=lambda dit: dit.family.id)
+def dit(request: pytest.FixtureRequest) -> Iterator[TinyDit]:
+    """Those whose layers are given the text itself; Wan's are in `test_dit_wan.py`."""
+    if not request.param.here:
+        pytest.skip(f"this ComfyUI has no {request.param.config}")
+    with registered(request.param.family):
+        yield request.param
 
 
 @pytest.fixture

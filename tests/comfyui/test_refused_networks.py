@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from perfusion_core.families import REFUSED, CrossAttention
 from perfusion_core.families.anima import ANIMA
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.wan import WAN21
 
 TEXT, TOKENS, BLOCKS = 24, 7, 2  # a text width that no other part of these networks has
 ADAPTED, PADDED = 5, 512  # encodings that Anima's adapter gives, and as many with the zeros behind
@@ -198,11 +199,11 @@ LATER = {
     for name, refusal in REFUSED.items()
     if refusal.attention and hasattr(comfy.model_base, name)
 }
-del LATER["WAN22"]  # the network of WAN21
 # And those that are supported, the same way.
 WAYS = {
     **LATER,
     "CosmosPredict2": COSMOS2.attention,
+    "WAN21": WAN21.attention,
     "Anima": replace(ANIMA.attention, before=ANIMA.adapter),
 }
 

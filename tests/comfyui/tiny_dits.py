@@ -6,9 +6,11 @@ table of its words that takes hundreds of megabytes alone.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import comfy.model_base
@@ -17,13 +19,16 @@ import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
+import sentencepiece
 import torch
 from tiny_models import CPU, loaded_again_by, randomise
 
 from perfusion_core import families
 from perfusion_core.families import ModelFamily
 from perfusion_core.families.anima import ANIMA as TRUE_ANIMA
+from perfusion_core.families.captions import ordinary_captions
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.wan import WAN21
 
 WIDTH, BLOCKS, HEADS, HIDDEN = 48, 3, 2, 32
 
@@ -54,6 +59,21 @@ NETWORK: dict[str, Any] = {
     "rope_enable_fps_modulation": False,
 }
 
+WAN_NETWORK: dict[str, Any] = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "patch_size": (1, 2, 2),
+    "text_len": 512,
+    "in_dim": 16,
+    "dim": 96,
+    "ffn_dim": 64,
+    "freq_dim": 32,
+    "text_dim": WIDTH,
+    "out_dim": 16,
+    "num_heads": 4,
+    "num_layers": BLOCKS,
+}
+
 T5: dict[str, Any] = {"d_model": WIDTH, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
 QWEN: dict[str, Any] = {
     "hidden_size": WIDTH,
@@ -72,11 +92,17 @@ class TinyDit:
         family: its id in concept files is the true one's with "tiny_" before it.
         config: name of ComfyUI's config class.
         encoders: text encoder -> its configuration.
+        network: arguments of its network.
+        hidden: width of its layers.
+        spiece: whether its tokenizer comes with the weights.
     """
 
     family: ModelFamily
     config: str
     encoders: dict[str, dict[str, Any]]
+    network: dict[str, Any] = field(default_factory=lambda: NETWORK)
+    hidden: int = HIDDEN
+    spiece: bool = False
 
     @property
     def here(self) -> bool:
@@ -85,7 +111,7 @@ class TinyDit:
 
     def model(self, seed: int = 0, dtype: torch.dtype = torch.float32, **network: Any) -> Any:
         """A MODEL with random weights."""
-        unet = {"image_model": self.config.lower(), **NETWORK, **network, "dtype": dtype}
+        unet = {"image_model": "", **self.network, **network, "dtype": dtype}
         config = getattr(comfy.supported_models, self.config)(unet)
         config.set_inference_dtype(dtype, None)
         with small_adapter():
@@ -100,16 +126,35 @@ class TinyDit:
 
     def clip(self, seed: int = 1) -> comfy.sd.CLIP:
         """Its CLIP: ComfyUI's tokenizers, small encoders."""
-        config = getattr(comfy.supported_models, self.config)({**NETWORK, "model_channels": 2048})
+        config = getattr(comfy.supported_models, self.config)({**self.network})
         options: dict[str, Any] = {"dtype": torch.float32}
         for name, changes in self.encoders.items():
             options[f"{name}_model_config"] = changes
-        clip = comfy.sd.CLIP(config.clip_target(), model_options=options)
+        data = {"spiece_model": small_spiece()} if self.spiece else {}
+        clip = comfy.sd.CLIP(config.clip_target(), model_options=options, tokenizer_data=data)
         for name in self.encoders:
             held = name if hasattr(clip.tokenizer, name) else f"clip_{name}"
             getattr(clip.tokenizer, held).embedding_size = WIDTH
         fill(clip.cond_stage_model, seed)
         return clip
+
+
+@cache
+def small_spiece() -> torch.Tensor:
+    """A tokenizer of sentencepiece, as a model's file holds it: of a few hundred pieces."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*ordinary_captions(), "a photo of a teddy, on a hill"]),
+        model_writer=written,
+        vocab_size=400,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
 
 
 @contextmanager
@@ -146,6 +191,14 @@ def _small(family: ModelFamily, **changes: Any) -> ModelFamily:
 
 
 COSMOS = TinyDit(_small(COSMOS2), "CosmosT2IPredict2", {"t5xxl": T5})
+WAN = TinyDit(
+    _small(WAN21),
+    "WAN21_T2V",
+    {"umt5xxl": {**T5, "vocab_size": 400}},
+    network=WAN_NETWORK,
+    hidden=96,
+    spiece=True,
+)
 ANIMA = TinyDit(_small(TRUE_ANIMA), "Anima", {"qwen3_06b": QWEN})
 
 
