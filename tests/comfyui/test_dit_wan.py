@@ -51,6 +51,7 @@ def teddy(wan: Any, wan_clip: Any) -> Concept:
     return learned(wan, wan_clip, embedding_rate=0.05, ema=0.0, steps=4)
 
 
+@torch.no_grad()
 def before(model: Any, text: Tensor) -> Tensor:
     """The network before the layers, in float64, written out."""
     first, _, second = model.model.diffusion_model.text_embedding
