@@ -15,6 +15,7 @@ from ..limits import MAX_PROMPT
 from .beside_queue import Busy, IdleQueue, beside
 from .concept_entry import ConceptEntry, edit_of, recommended
 from .encoding import encode
+from .inner_tokenizer import SPACES
 from .models import ComfyMismatch
 from .prompts import add_concepts
 from .protocols import BaseModel, Clip, Model
@@ -154,6 +155,9 @@ def _words(clip: Clip, text: str) -> list[list[str]]:
             return placeholder[0].text
         if torch.is_tensor(token):
             return "(embedding)"
-        return special.get(token) or str(tokenizer.inv_vocab[token]).removesuffix("</w>")
+        if token in special:
+            return special[token]
+        letters = str(tokenizer.inv_vocab[token]).removesuffix("</w>")
+        return letters.strip(SPACES) or letters
 
     return [[name(token) for token, *_ in chunk] for chunk in chunks]

@@ -12,7 +12,7 @@ from .vectors import KnownVectors, is_vector
 _LAYOUT = ("truncation", "padding", "max_length", "return_tensors", "return_attention_mask")
 
 # What a space is in tokens of sentencepiece (T5), and in bytes written as letters (Qwen).
-_SPACES = "\u2581\u0120"
+SPACES = "\u2581\u0120"
 
 
 class PlaceholderTokenizer:
@@ -145,7 +145,7 @@ class PlaceholderTokenizer:
         """Whether an id is a space and nothing else: sentencepiece and byte-level tokenizers make
         one of what is left over where a text is cut."""
         name = self.names.get(token) if isinstance(token, int) else None
-        return isinstance(name, str) and name != "" and not name.strip(_SPACES)
+        return isinstance(name, str) and name != "" and not name.strip(SPACES)
 
     def _cut(self, ids: list[Any], special: int, options: Mapping[str, Any]) -> list[Any]:
         if options.get("truncation", False) in (False, None, "do_not_truncate"):

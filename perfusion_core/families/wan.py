@@ -25,7 +25,7 @@ ATTENTION = CrossAttention(
     before="text_embedding",
 )
 
-# Counted on blocks of the 14B model and of the 1.3B, at 640 pixels: 20,100 bytes each of the former.
+# Counted on blocks of the 14B model and of the 1.3B, at 640 pixels: 20,100 bytes each of the 14B's.
 KEPT = 810_000
 # Its blocks, and the width of each.
 _BLOCKS, _WIDTH = 40, 5120

@@ -24,7 +24,7 @@ from ..comfy.tokenizers import encoder_widths
 from ..concept.concept import Concept, check_words
 from ..concept.placeholder import same_word
 from ..draw.gate_table import TokenGates
-from ..families import FAMILIES
+from ..families import FAMILIES, ModelFamily
 from ..limits import MAX_CONCEPTS, MAX_KEPT, MAX_NODES, MAX_TEXT
 
 
@@ -119,7 +119,7 @@ class Encoders:
         return Similarities(
             tuple(gates.words),
             tuple(tuple(column) for column in gates.similarities.T.tolist()),
-            family_of_clip(clip).id,
+            _family(clip, concepts[0]).id,
             own,
         )
 
@@ -140,6 +140,12 @@ class Encoders:
     def _answers_of(self, clip: Clip) -> _Answers:
         with self._lock:
             return self._answers.setdefault(clip, BoundedCache(MAX_KEPT))
+
+
+def _family(clip: Clip, concept: Concept) -> ModelFamily:
+    """The CLIP's family: the concept's, where several have the same text encoders."""
+    family = FAMILIES[concept.family]
+    return family if family.tokenizers == encoder_widths(clip) else family_of_clip(clip)
 
 
 encoders = Encoders()

@@ -18,24 +18,25 @@ from perfusion_core.method.training_settings import TrainingSettings
 PROMPT = "a photo of a teddy* on a blue background"
 
 
-def latents(count: int = 2, size: int = 8, frames: int = 1) -> torch.Tensor:
-    """Clean latents [count, 16, frames, size, size]."""
+def latents(channels: int = 16) -> torch.Tensor:
+    """Clean latents [2, channels, 1, 8, 8] of two pictures."""
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, 16, frames, size, size, generator=generator)
+    return torch.randn(2, channels, 1, 8, 8, generator=generator)
 
 
 def learned(model: Any, clip: Any, checkpointing: str = "off", **settings: Any) -> Concept:
     """A "teddy*" of three steps on two pictures."""
-    family = detect_family(model)
+    family, channels = detect_family(model), model.model.latent_format.latent_channels
     wanted = TrainingSettings(**{"steps": 3, "batch_size": 2, "value_rate": 0.5, **settings})
     once = not wanted.embedding_rate
+    shape = (2, channels, 1, 8, 8)
     with (
         torch.inference_mode(),
-        training_backbone(model, clip, (2, 16, 1, 8, 8), checkpointing, once=once) as backbone,
+        training_backbone(model, clip, shape, checkpointing, once=once) as backbone,
     ):
         return train(
             backbone,
-            [PictureGroup(latents())],
+            [PictureGroup(latents(channels))],
             placeholder="teddy*",
             superclass="teddy",
             covariance=Covariance(torch.eye(family.context_width), 1000, family.id),
@@ -55,7 +56,8 @@ def sampled(
     """Latents of ComfyUI's own KSampler node, run as ComfyUI runs it."""
     with torch.inference_mode():
         texts = [nodes.CLIPTextEncode().encode(clip, t)[0] for t in (prompt, negative)]
-        empty = {"samples": torch.zeros(1, 16, frames, 8, 8)}
+        channels = model.model.latent_format.latent_channels
+        empty = {"samples": torch.zeros(1, channels, frames, 8, 8)}
         samples = nodes.KSampler().sample(
             model, seed, steps, 4.0, "euler", "normal", texts[0], texts[1], empty
         )

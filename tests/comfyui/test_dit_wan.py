@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_patcher
@@ -13,7 +14,7 @@ import pytest
 import torch
 from dit_work import PROMPT, learned, sampled
 from projections import Projected, error, tapped
-from tiny_dits import WAN, registered
+from tiny_dits import WAN, WAN_5B, registered
 from tiny_models import CPU, patched_modules
 from torch import Tensor
 
@@ -216,3 +217,34 @@ def test_networks_derived_of_wans_are_refused(name: str) -> None:
     base = getattr(comfy.supported_models, name)(unet).get_model({}, "", device=CPU)
     with pytest.raises(ValueError, match="derived of Wan's"):
         detect_family(comfy.model_patcher.ModelPatcher(base, load_device=CPU, offload_device=CPU))
+
+
+def test_the_5b_model_learns_and_is_sampled(wan_clip: Any) -> None:
+    with registered(WAN_5B.family):
+        model = WAN_5B.model()
+        assert detect_family(model) is WAN_5B.family
+        concept = learned(model, wan_clip)
+        knowing = add_concepts(wan_clip, [concept])
+        on = apply_stack(model, [ConceptEntry(concept, ON)])
+        stock, with_it = (sampled(m, knowing, frames=2) for m in (model, on))
+    assert stock.shape == (1, 48, 2, 8, 8)
+    assert not torch.allclose(with_it, stock, rtol=0, atol=1e-3)
+
+
+def test_the_pictures_rows_beside_the_text_are_left_alone(wan_clip: Any, teddy: Concept) -> None:
+    """An image-to-video model reads a picture through CLIP Vision, ahead of the text."""
+    wan = WAN.model(model_type="i2v", in_dim=36)
+    on = apply_stack(wan, [ConceptEntry(teddy, ON)])
+    knowing = add_concepts(wan_clip, [teddy])
+    rows = texts(wan, knowing, [PROMPT])
+    seen_picture = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280))
+    with torch.inference_mode(), tapped(on) as seen:
+        given = comfy_nodes.CLIPTextEncode().encode(knowing, PROMPT)[0]
+        given = [[text, {**beside, "clip_vision_output": seen_picture}] for text, beside in given]
+        empty = {"samples": torch.zeros(1, 16, 1, 8, 8)}
+        comfy_nodes.KSampler().sample(on, 5, 1, 1.0, "euler", "normal", given, given, empty)
+    assert seen
+    for p in seen:
+        assert p.context.shape[1] == rows.shape[1]
+        expected = expected_output(wan, p, rows[:1], teddy, ON)
+        assert all(error(row, expected[0]) < 3e-6 for row in p.output)

@@ -28,7 +28,7 @@ from perfusion_core.families import ModelFamily
 from perfusion_core.families.anima import ANIMA as TRUE_ANIMA
 from perfusion_core.families.captions import ordinary_captions
 from perfusion_core.families.cosmos import COSMOS2
-from perfusion_core.families.wan import WAN21
+from perfusion_core.families.wan import WAN21, WAN22
 
 WIDTH, BLOCKS, HEADS, HIDDEN = 48, 3, 2, 32
 
@@ -95,6 +95,7 @@ class TinyDit:
         network: arguments of its network.
         hidden: width of its layers.
         spiece: whether its tokenizer comes with the weights.
+        channels: of its latents.
     """
 
     family: ModelFamily
@@ -103,6 +104,7 @@ class TinyDit:
     network: dict[str, Any] = field(default_factory=lambda: NETWORK)
     hidden: int = HIDDEN
     spiece: bool = False
+    channels: int = 16
 
     @property
     def here(self) -> bool:
@@ -198,6 +200,13 @@ WAN = TinyDit(
     network=WAN_NETWORK,
     hidden=96,
     spiece=True,
+)
+WAN_5B = replace(
+    WAN,
+    family=_small(WAN22),
+    config="WAN22_T2V",
+    network={**WAN_NETWORK, "in_dim": 48, "out_dim": 48},
+    channels=48,
 )
 ANIMA = TinyDit(_small(TRUE_ANIMA), "Anima", {"qwen3_06b": QWEN})
 
