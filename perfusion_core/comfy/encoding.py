@@ -16,6 +16,9 @@ from .models import ComfyMismatch, compute_dtype
 from .protocols import BaseModel, Clip, Tokens
 from .tokenizers import clip_family, row_tokens, tokenizers_of, vectors_of
 
+# Tokens that go through an encoder at a time: a hundred prompts of CLIP's length, sixteen of T5's.
+AT_ONCE = 8192
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -58,15 +61,16 @@ def encode(
         )
     tokenized = [clip.tokenize(prompt) for prompt in prompts]
     lengths = {len(c) for tokens in tokenized for chunks in tokens.values() for c in chunks}
-    if not adapts and len(lengths) == 1:
-        joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
-        return _together(clip, joined, pooled)
-    rows = [
-        _together(clip, tokens, pooled)
-        if family is None or base is None or not adapts
-        else _adapted(clip, tokens, family, base)
-        for tokens in tokenized
-    ]
+    if family is not None and base is not None and adapts:
+        rows = [_adapted(clip, tokens, family, base) for tokens in tokenized]
+    else:
+        at_once = max(1, AT_ONCE // max(lengths)) if len(lengths) == 1 else 1
+        rows = [
+            _together(clip, _joined(tokenized[first : first + at_once]), pooled)
+            for first in range(0, len(tokenized), at_once)
+        ]
+    if len(rows) == 1:
+        return rows[0]
     length = max(row.context.shape[1] for row in rows)
     pooled_rows = [row.pooled for row in rows if row.pooled is not None]
     return Encoding(
@@ -75,6 +79,11 @@ def encode(
         torch.cat([_padded(row.vectors[..., None], length)[..., 0] for row in rows]),
         torch.cat(pooled_rows) if pooled_rows else None,
     )
+
+
+def _joined(tokenized: Sequence[Tokens]) -> Tokens:
+    """Prompts as the chunks of one."""
+    return {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:
