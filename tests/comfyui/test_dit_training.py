@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -13,7 +12,7 @@ import comfy.model_sampling
 import pytest
 import torch
 from dit_work import PROMPT, latents, learned, sampled
-from tiny_dits import WIDTH, TinyDit, TinyVideoVae
+from tiny_dits import TinyDit
 from tiny_models import patched_modules
 from torch import Tensor
 
@@ -243,52 +242,3 @@ def test_the_memory_that_a_step_keeps_is_what_the_family_says(
     true = {"tiny_wan21": 40 * 5120}.get(family.id, 28 * 2048)
     found = family.kept_by(dit_model.model.diffusion_model)
     assert found == pytest.approx(family.kept * widths / true)
-
-
-@pytest.fixture
-def node(nodes: dict[str, Any]) -> Any:
-    return nodes["PerfusionTrainConcept"]
-
-
-def test_the_node_learns_from_pictures_with_previews(
-    dit: TinyDit,
-    dit_model: Any,
-    dit_clip: Any,
-    node: Any,
-    core: Callable[[str], Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    families = core("families")
-    families.register(core_family(core, dit))
-    monkeypatch.setattr(core("comfy.painter"), "STEPS", 2)
-    try:
-        given = {
-            "model": dit_model,
-            "clip": dit_clip,
-            "vae": TinyVideoVae(),
-            "images": torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0)),
-            "placeholder": "teddy*",
-            "superclass": "teddy",
-            "steps": 2,
-            "batch_size": 2,
-            "seed": 1,
-            "preview_every": 1,
-        }
-        with torch.inference_mode():
-            output = node.PREPARE_CLASS_CLONE({}).EXECUTE_NORMALIZED(
-                **{name: [value] for name, value in given.items()}
-            )
-    finally:
-        del families._families[dit.family.id]
-    entry, plot, sheet = output.args
-    assert entry.concept.family == dit.family.id
-    assert len(entry.concept.embeddings) == 1
-    assert plot.shape[-1] == sheet.shape[-1] == 3
-    assert patched_modules(dit_model) == []
-
-
-def core_family(core: Callable[[str], Any], dit: TinyDit) -> Any:
-    """The same small family, of the pack as ComfyUI imports it."""
-    true = core("families").FAMILIES[dit.family.id.removeprefix("tiny_")]
-    encoders = dict.fromkeys(true.encoders, WIDTH)
-    return replace(true, id=dit.family.id, encoders=encoders, resolution=64)
