@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy import model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
@@ -70,7 +72,8 @@ class PerfusionAttentionMap(io.ComfyNode):
                     options=[ALL, *GROUPS],
                     default=ALL,
                     tooltip="Which layers to average: all, or those on the way down, in the middle "
-                    "or on the way up. The middle is coarse; the way up is usually the clearest.",
+                    "or on the way up (in a transformer: its thirds). The middle is coarse; the "
+                    "way up is usually the clearest.",
                 ),
             ],
             outputs=[
@@ -110,13 +113,16 @@ class PerfusionAttentionMap(io.ComfyNode):
         end: float,
         layers: str,
     ) -> io.NodeOutput:
-        count = len(latent["samples"])
+        shape = latent["samples"].shape
         image = in_colour(image, "pictures")
-        if not count or latent["samples"].dim() != 4:
+        if len(shape) not in (4, 5) or not shape[0]:
             raise ComfyMismatch(
-                f"The latents have the shape {list(latent['samples'].shape)}; expected [pictures, "
-                "channels, height, width] with at least one picture: connect those of a sampler."
+                f"The latents have the shape {list(shape)}; expected [pictures, channels, height, "
+                "width], or with frames before the height, with at least one picture: connect "
+                "those of a sampler."
             )
+        count = shape[0] * (shape[2] if len(shape) == 5 else 1)
+        image = _of_latents(image, shape)
         if len(image) != count:
             raise ComfyMismatch(
                 f"There are {count} latents and {len(image)} pictures: connect the latents and the "
@@ -134,3 +140,13 @@ class PerfusionAttentionMap(io.ComfyNode):
         picture = maps.picture(image, title)
         masks = maps.masks(*image.shape[1:3])
         return io.NodeOutput(picture, masks, maps.table(), ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _of_latents(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """The picture of each frame of latents, where the autoencoder makes several of one."""
+    videos, frames = shape[0], shape[2] if len(shape) == 5 else 1
+    if frames == 1 or len(image) % videos or len(image) // videos <= frames:
+        return image
+    last = len(image) // videos - 1
+    chosen = [round(n * last / (frames - 1)) for n in range(frames)]
+    return image.reshape(videos, -1, *image.shape[1:])[:, chosen].flatten(0, 1)

@@ -9,7 +9,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
 from ..perfusion_core.comfy.clip_covariance import covariance_of
-from ..perfusion_core.comfy.protocols import Clip
+from ..perfusion_core.comfy.protocols import Clip, Model
 from .lists import the_one
 from .types import CATEGORY, CovarianceType, for_page
 
@@ -36,6 +36,12 @@ class PerfusionCovariance(io.ComfyNode):
                     tooltip="One caption a line, some hundreds of varied ones; or a list of them. "
                     "Empty: the built-in captions.",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model to train on. Only needed for Anima, whose text passes "
+                    "through a part of the model.",
+                ),
             ],
             outputs=[
                 CovarianceType.Output(
@@ -46,7 +52,12 @@ class PerfusionCovariance(io.ComfyNode):
         return for_page(schema, aliases=["second moment", "caption statistics"])
 
     @classmethod
-    def execute(cls, clip: Sequence[Clip], captions: Sequence[str] = ()) -> io.NodeOutput:
+    def execute(
+        cls,
+        clip: Sequence[Clip],
+        captions: Sequence[str] = (),
+        model: Sequence[Model | None] = (),
+    ) -> io.NodeOutput:
         found = (line.strip() for text in captions for line in text.splitlines())
         lines = [line for line in found if line]
         bar = ProgressBar(1)
@@ -55,4 +66,7 @@ class PerfusionCovariance(io.ComfyNode):
             bar.update_absolute(done, total)
             model_management.throw_exception_if_processing_interrupted()
 
-        return io.NodeOutput(covariance_of(the_one("clip", clip), lines or None, on_captions))
+        connected = the_one("model", model) if model else None
+        return io.NodeOutput(
+            covariance_of(the_one("clip", clip), lines or None, on_captions, connected)
+        )

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..perfusion_core.comfy.concept_entry import ConceptEntry, ConceptStack
 from ..perfusion_core.comfy.gates_of_prompt import gates_of_prompt
-from ..perfusion_core.comfy.protocols import Clip
+from ..perfusion_core.comfy.protocols import Clip, Model
 from .types import CATEGORY, ConceptType, StackType, for_page
 
 
@@ -34,6 +34,12 @@ class PerfusionGateInspector(io.ComfyNode):
                     multiline=True,
                     tooltip="The prompt to look at, with placeholders in it.",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that the concept is for. Only needed for Anima, whose text "
+                    "passes through a part of the model.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -49,8 +55,14 @@ class PerfusionGateInspector(io.ComfyNode):
         return for_page(schema, aliases=["gates", "token similarity", "concept too weak"])
 
     @classmethod
-    def execute(cls, stack: ConceptStack | ConceptEntry, clip: Clip, text: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        stack: ConceptStack | ConceptEntry,
+        clip: Clip,
+        text: str,
+        model: Model | None = None,
+    ) -> io.NodeOutput:
         entries = (stack,) if isinstance(stack, ConceptEntry) else stack
-        gates = gates_of_prompt(clip, text, entries)
+        gates = gates_of_prompt(clip, text, entries, model)
         picture = gates.picture()
         return io.NodeOutput(picture, gates.table(), ui=ui.PreviewImage(picture, cls=cls))

@@ -14,6 +14,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..perfusion_core.comfy.models import ComfyMismatch
+from ..perfusion_core.comfy.painter import decoded_pictures
 from ..perfusion_core.comfy.protocols import Conditioning, Latent, Model, Vae
 from ..perfusion_core.comfy.stack import tune
 from ..perfusion_core.concept.safetensors_file import shortened
@@ -156,7 +157,7 @@ class PerfusionSweep(io.ComfyNode):
             sampled.append(latents)
         # After the last one: where both do not fit, the autoencoder would push the model off the
         # device for every picture.
-        cells = torch.cat([vae.decode(latents)[:1, ..., :3] for latents in sampled])
+        cells = torch.cat([decoded_pictures(vae, latents)[:1] for latents in sampled])
         grid = labelled_grid(
             cells,
             [f"bias {bias:g}" for bias in columns],

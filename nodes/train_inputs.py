@@ -101,7 +101,9 @@ def training_inputs() -> list[io.Input]:
             max=1.0,
             step=0.0001,
             optional=True,
-            tooltip="Learning rate of the placeholder's token embedding.",
+            tooltip="Learning rate of the placeholder's token embedding. 0: it stays its "
+            "superclass's, values alone are learned, and the text encoder leaves the GPU: for "
+            "those of billions of weights.",
         ),
         io.Float.Input(
             "value_rate",

@@ -27,7 +27,11 @@ from .types import CATEGORY, for_page, sliders
 
 LIVE_EVENT = "perfusion.live"
 
-_WHERE = {"down": "on the way down", "middle": "in the middle", "up": "on the way up"}
+_WHERE = {
+    "down": "on the way down, which in a transformer is its first third",
+    "middle": "in the middle",
+    "up": "on the way up, which in a transformer is its last third",
+}
 
 
 class PerfusionTune(io.ComfyNode):

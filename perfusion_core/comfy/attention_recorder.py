@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..families import CrossAttention, ModelFamily
@@ -42,7 +43,8 @@ class AttentionScope:
     Attributes:
         steps: at how many amounts of noise, evenly spaced from start to end.
         start, end: the part of the sampling schedule, as fractions of ComfyUI's percent.
-        group: "down", "middle" or "up": the layers of that part of the network; "" for all.
+        group: "down", "middle" or "up": the layers of that part of the network (see
+            `ModelFamily.groups`); "" for all.
     """
 
     steps: int = 8
@@ -73,7 +75,7 @@ def attention_maps(
 
     Args:
         positive: ComfyUI's CONDITIONING. Prompts for a part of the picture are not looked at.
-        latent: ComfyUI's LATENT of the finished pictures.
+        latent: ComfyUI's LATENT of the finished pictures, or of a video.
         on_step: called with (steps done, steps in all); may raise to stop.
 
     Raises ComfyMismatch when the model has no concepts, or no prompt is for the whole picture.
@@ -90,8 +92,10 @@ def attention_maps(
         )
     family = detect_family(model)
     latents = sample.fix_empty_latent_channels(model, latent["samples"])
-    sums = AttentionSums(len(latents), len(stack), *latents.shape[-2:])
-    recorder = AttentionRecorder(family, scope.group, edit_of(stack), sums)
+    # A video's frames have a map each.
+    frames = latents.shape[2] if latents.dim() == 5 else 1
+    sums = AttentionSums(len(latents) * frames, len(stack), *latents.shape[-2:])
+    recorder = AttentionRecorder(family, scope.group, edit_of(stack), sums, frames)
     clone = model.clone()
     clone.remove_additional_models("multigpu")  # what is added up lies on one GPU
     # Last, so that its hooks lie around those of the edit: they see the prompt as it comes, and the
@@ -175,7 +179,8 @@ class AttentionRecorder:
     """Adds up the attention of each pass: a wrapper around ComfyUI's `apply_model`.
 
     Args:
-        group: of the layers to look at; "" for all. See `ModelFamily.group`.
+        group: of the layers to look at; "" for all. See `ModelFamily.groups`.
+        frames: of each of the latents; they are counted as pictures.
 
     Attributes:
         layers: how many layers were recorded so far, counted again in each pass.
@@ -183,35 +188,60 @@ class AttentionRecorder:
     """
 
     def __init__(
-        self, family: ModelFamily, group: str, edit: GatedEdit, sums: AttentionSums
+        self,
+        family: ModelFamily,
+        group: str,
+        edit: GatedEdit,
+        sums: AttentionSums,
+        frames: int = 1,
     ) -> None:
         self.layers = self.left_out = 0
         self._family = family
         self._group = group
         self._edit = edit
         self._sums = sums
+        self._frames = frames
         self._words: tuple[Tensor, Tensor] | None = None
+        self._text: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         # A prompt for an area comes with that part of the latents, without its place.
-        if tuple(x.shape[-2:]) != self._sums.size or len(x) % self._sums.pictures:
+        if tuple(x.shape[-2:]) != self._sums.size or len(x) * self._frames % self._sums.pictures:
             self.left_out += 1
             return executor(x, *args, **kwargs)
         # Of the network that this pass comes to: ComfyUI runs some prompts on a copy of the model.
         modules = self._family.layer_modules(executor.class_obj.diffusion_model)
         if self._group:
-            in_group = self._family.group
-            modules = {p: m for p, m in modules.items() if in_group(p) == self._group}
-        with recorded(modules, self._family.attention, self._add):
+            groups = self._family.groups(modules)
+            modules = {p: m for p, m in modules.items() if groups[p] == self._group}
+        network, where = executor.class_obj.diffusion_model, self._family.attention
+        with ForwardSwap() as swap, recorded(modules, where, self._add):
+            if where.before:
+                _follow(swap, network.get_submodule(where.before), self._on_text)
             return executor(x, *args, **kwargs)
+
+    def _on_text(self, came: Tensor, given: Tensor) -> None:
+        self._text = (came, given)
+
+    def _encoding(self, context: Tensor) -> Tensor:
+        """The text ahead of the part that is before the layers, where there is one."""
+        given = None if self._text is None else self._text[1]
+        if self._text is None or given is None or given.shape != context.shape:
+            return context
+        return self._text[0]
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
         self.layers += 1
         # The layers of a pass share their context.
         if self._words is None or self._words[0] is not context:
-            self._words = (context, own_words(self._edit.similarity(context)))
+            encoding = self._encoding(context)
+            self._words = (context, own_words(self._edit.similarity(encoding)))
         words = self._words[1]
-        self._sums.add(word_attention(queries, keys, heads, words), words)
+        shares = word_attention(queries, keys, heads, words)
+        if self._frames > 1:  # the places of a layer are those of a frame, frame after frame
+            shares = rearrange(shares, "r (f places) j -> (r f) places j", f=self._frames)
+            words = words.repeat_interleave(self._frames, dim=0)
+        self._sums.add(shares, words)
 
 
 @contextmanager

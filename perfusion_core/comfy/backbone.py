@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +14,18 @@ from ..method.backbone import TrainingPrompts
 from ..method.batches import TrainingError
 from ..method.edit import GatedEdit
 from .checkpointing import checkpointed
+from .differentiable import Differentiable
 from .encoding import encode
 from .forward_patch import Differences, edited
 from .memory import out_of_memory
 from .models import compute_dtype, detect_family, layers_of
-from .prompts import with_words, word_tokens
-from .protocols import Clip, Model, ModelSampling
+from .prompts import word_tokens
+from .protocols import Clip, Model, ModelPatcher, ModelSampling
 from .tokenizers import tokenizers_of
 from .training_checks import check_latents, check_pair, check_prompts
 from .training_memory import kept_bytes
-from .vectors import Word
+from .training_pass import conditions, prediction_errors, transformer_options
+from .training_words import with_training_word
 from .weights import is_dynamic, no_room, trainable_weights
 
 # Bytes. Ask for more memory than any GPU has, so that ComfyUI unloads all other models.
@@ -37,11 +38,15 @@ class ComfyBackbone:
     """ComfyUI's MODEL and CLIP, ready to train on; made by `training_backbone`.
 
     Args:
-        batch: shape [B, C, H, W] of one batch of latents.
+        batch: shape [B, C, ..., H, W] of one batch of latents.
         checkpointing: of `CHECKPOINTING`.
+        once: whether all prompts are encoded before the first step, and then `retire_encoder` is
+            called: the two are then never on the device at the same time, as far as they can.
     """
 
-    def __init__(self, model: Model, clip: Clip, batch: Sequence[int], checkpointing: str) -> None:
+    def __init__(
+        self, model: Model, clip: Clip, batch: Sequence[int], checkpointing: str, once: bool = False
+    ) -> None:
         self._model = model
         self._clip = clip
         self._family = detect_family(model)
@@ -49,6 +54,8 @@ class ComfyBackbone:
         self._base = model.model
         self._batch = tuple(batch)
         self._wanted = checkpointing
+        self._once = once
+        self._encodes = True
         self._ready = ExitStack()
         self._schedule: ModelSampling = self._base.model_sampling  # a copy from `resume` on
         self.checkpointing = False
@@ -56,37 +63,57 @@ class ComfyBackbone:
         self._pooled = bool(getattr(self._base, "adm_channels", 0))
 
     def resume(self) -> None:
-        """Load both onto the device, unload all other models, make the weights fit for autograd.
+        """Load what is needed onto the device, unload all other models, make the weights fit for
+        autograd.
 
         Raises TrainingError when the weights do not fit into the device's memory.
         """
         from comfy import model_management
 
+        if self._once and self._encodes:
+            # Without gradients ComfyUI may load as little of them as it likes.
+            model_management.load_models_gpu(self._encoding_patchers())
+            return
         try:
             self._load()
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            raise TrainingError(no_room([self._model, self._clip.patcher])) from error
+            raise TrainingError(no_room(self._training_patchers())) from error
         # A copy on the CPU: reading a number from the device waits for it, and every step reads one
         # for each picture.
         self._schedule = deepcopy(self._base.model_sampling).cpu()
         if self._wanted == "auto":
-            kept = kept_bytes(self._base, self._clip, self._family, self._batch)
+            clip = self._clip if self._encodes else None
+            kept = kept_bytes(self._base, clip, self._family, self._batch)
             self.checkpointing = kept > model_management.get_free_memory(self.device)
         else:
             self.checkpointing = self._wanted == "on"
 
+    def _encoding_patchers(self) -> list[ModelPatcher]:
+        text = self._clip.patcher
+        return [self._model, text] if self._family.adapter else [text]
+
+    def _training_patchers(self) -> list[ModelPatcher]:
+        return [self._model, self._clip.patcher] if self._encodes else [self._model]
+
     def _load(self) -> None:
         from comfy import model_management
 
-        patchers = [self._model, self._clip.patcher]
+        patchers = self._training_patchers()
         if any(map(is_dynamic, patchers)):
             # Loading a dynamic model takes no other off the device.
             model_management.free_memory(EVERYTHING, self.device)
         model_management.load_models_gpu(patchers, memory_required=EVERYTHING, force_full_load=True)
         self._ready.enter_context(trainable_weights(self._model))
-        self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
+        if self._encodes:
+            self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
+
+    def retire_encoder(self) -> None:
+        """See `Backbone`: the text encoder leaves the device."""
+        self.release()
+        self._encodes = False
+        self.resume()
 
     def release(self) -> None:
         """Give both their own weights back."""
@@ -120,9 +147,9 @@ class ComfyBackbone:
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
         """See `Backbone`. Raises ComfyMismatch for a word without tokens."""
-        found = {}
-        for name, tokenizer in tokenizers_of(self._clip).items():
-            tokens = word_tokens(tokenizer, word)
+        found, tokenizers = {}, tokenizers_of(self._clip)
+        for name in self._family.encoders:
+            tokens = word_tokens(tokenizers[name], word)
             table = getattr(self._clip.cond_stage_model, name).transformer.get_input_embeddings()
             ids = torch.tensor(tokens, device=table.weight.device)
             with torch.no_grad():
@@ -130,13 +157,16 @@ class ComfyBackbone:
         return found
 
     def encode(
-        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+        self,
+        prompts: Sequence[str],
+        placeholder: str,
+        embeddings: Mapping[str, Tensor],
+        superclass: str = "",
     ) -> TrainingPrompts:
-        words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
-        clip = with_words(self._clip, words)
+        clip = with_training_word(self._clip, placeholder, embeddings, superclass)
         distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
-        with torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged):
-            encoding = encode(clip, distinct, pooled=self._pooled)
+        with Differentiable(), torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged):
+            encoding = encode(clip, distinct, pooled=self._pooled, base=self._base)
         # The last vector of the placeholder: the only one that has seen all the others.
         positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
         rows = [distinct.index(prompt) for prompt in prompts]
@@ -144,9 +174,13 @@ class ComfyBackbone:
         return TrainingPrompts(_rows(encoding.context, rows), _rows(positions, rows), pooled)
 
     def check_prompts(
-        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+        self,
+        prompts: Sequence[str],
+        placeholder: str,
+        embeddings: Mapping[str, Tensor],
+        superclass: str = "",
     ) -> None:
-        check_prompts(self._clip, prompts, placeholder, embeddings)
+        check_prompts(self._clip, prompts, placeholder, embeddings, superclass)
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         return self._projected("value", layer, encoding)
@@ -178,7 +212,7 @@ class ComfyBackbone:
         levels = [float(self._schedule.percent_to_sigma(p)) for p in percents]
         sigmas = torch.tensor(levels, device=device)
         noisy = sampling.noise_scaling(sigmas, noise, clean, False)
-        conditions = self._conditions(encoded, noisy)
+        arguments = conditions(base, self._family, encoded, noisy)
         hooks = partial(
             edited,
             self._layers,
@@ -189,6 +223,7 @@ class ComfyBackbone:
         )
         with ExitStack() as stack:
             current = stack.enter_context(hooks(edits=dict.fromkeys(self._layers, edit)))
+            stack.enter_context(Differentiable())
             if self.checkpointing:
                 stack.enter_context(
                     checkpointed(
@@ -201,47 +236,9 @@ class ComfyBackbone:
                         ),
                     )
                 )
-            denoised = base.apply_model(
-                noisy, sigmas, transformer_options=self._options(), **conditions
-            )
-        # What the model predicts (noise, v, flow ...) reaches the denoised picture through a factor
-        # that depends on sigma alone; dividing by it gives the error of the prediction itself.
-        zero = torch.zeros_like(noisy[:, :1, :1, :1])
-        factor = sampling.calculate_denoised(sigmas, zero + 1, zero)
-        errors: Tensor = (denoised.float() - clean) / factor
-        return errors.square()
-
-    def _conditions(self, encoded: TrainingPrompts, noisy: Tensor) -> dict[str, Any]:
-        """ComfyUI's own keyword arguments of a forward pass."""
-        height, width = (self._family.pixels * n for n in noisy.shape[-2:])
-        made = self._base.extra_conds(
-            cross_attn=encoded.context.to(noisy.device),
-            pooled_output=encoded.extra,
-            noise=noisy,
-            # For an inpainting model: nothing is there yet, all is to be painted.
-            latent_image=torch.zeros_like(noisy),
-            device=noisy.device,
-            width=width,
-            height=height,
-        )
-        arguments = {
-            name: cond.process_cond(len(noisy), device=noisy.device, area=None).cond
-            for name, cond in made.items()
-        }
-        return {
-            name: value.to(noisy.device) if torch.is_tensor(value) else value
-            for name, value in arguments.items()
-        }
-
-    def _options(self) -> dict[str, Any]:
-        """What other nodes have set on this model (attention patches ...), for one pass."""
-        from comfy.model_patcher import create_model_options_clone
-
-        options: dict[str, Any] = create_model_options_clone(self._model.model_options)[
-            "transformer_options"
-        ]
-        options["wrappers"] = {kind: dict(keyed) for kind, keyed in self._model.wrappers.items()}
-        return options
+            options = transformer_options(self._model)
+            denoised = base.apply_model(noisy, sigmas, transformer_options=options, **arguments)
+        return prediction_errors(sampling, sigmas, denoised, clean).square()
 
 
 def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
@@ -268,15 +265,17 @@ def training_backbone(
     checkpointing: str = "auto",
     *,
     half: bool = False,
+    once: bool = False,
 ) -> Iterator[ComfyBackbone]:
     """A backbone on clones of ComfyUI's MODEL and CLIP; both are afterwards as before.
 
     Args:
-        batch: shape [B, C, H, W] of one batch of latents.
+        batch: shape [B, C, ..., H, W] of one batch of latents.
         checkpointing: of `CHECKPOINTING`. "auto": where the batch would not fit otherwise. What is
             learned is the same, a step takes about half as long again.
         half: the caller scales the loss of a backbone that underflows, so that the model may stay
             in fp16 where the device has no bf16.
+        once: see `ComfyBackbone`; for a training whose embeddings stay as they are.
 
     Raises ComfyMismatch when they do not go together or are not to be trained on.
     """
@@ -287,7 +286,7 @@ def training_backbone(
             f'checkpointing is "{checkpointing}"; it must be one of {", ".join(CHECKPOINTING)}'
         )
     model, clip = _for_training(model, half), clip.clone()
-    backbone = ComfyBackbone(model, clip, batch, checkpointing)
+    backbone = ComfyBackbone(model, clip, batch, checkpointing, once)
     with torch.inference_mode(False), torch.enable_grad():
         try:
             backbone.resume()

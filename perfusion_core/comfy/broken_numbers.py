@@ -111,10 +111,10 @@ def _is_finite(
     layer, context = seen.layers[path], seen.context
     module = layer.key if kind == "key" else layer.value
     if edit is None:
-        return bool(layer.part(kind, module(context)).isfinite().all())
+        return bool(layer.part(kind, module(layer.seen(context))).isfinite().all())
     prepared = edit.prepare(context, seen.prompts)
     text = prepared.keys if kind == "key" else prepared.context
-    projected = layer.part(kind, module(text))
+    projected = layer.part(kind, module(layer.seen(text)))
     differences = seen.keys if kind == "key" else seen.differences
     if differences is not None:
         learned = differences.on(path, context.device, context.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..families import ModelFamily
+from .differentiable import Differentiable
 from .forward_swap import ForwardSwap
 from .models import ComfyMismatch
 
@@ -102,11 +103,16 @@ def _checkpointing(
         def run(*tensors: Any) -> Any:
             return original(*tensors, **next(first_run, copied))
 
+        @contextmanager
+        def run_again() -> Iterator[None]:
+            with again(layers) if layers else nullcontext(), Differentiable():
+                yield
+
         return checkpoint(
             run,
             *args,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), again(layers) if layers else nullcontext()),
+            context_fn=lambda: (nullcontext(), run_again()),
         )
 
     return forward

@@ -47,6 +47,8 @@ _BASE = "comfy/model_base.py"
 _MANAGEMENT = "comfy/model_management.py"
 _ENCODERS = "comfy/sd1_clip.py"
 _UNET = "comfy/ldm/modules/diffusionmodules/openaimodel.py"
+_COSMOS = "comfy/ldm/cosmos/predict2.py"
+_WAN = "comfy/ldm/wan/model.py"
 _API = "comfy_api/latest/_io.py"
 
 CONTRACT: tuple[Part, ...] = (
@@ -160,6 +162,35 @@ CONTRACT: tuple[Part, ...] = (
         "CrossAttention",
         ("heads", "to_q", "to_k", "to_v", "forward(x, context, value)"),
     ),
+    Part(
+        _COSMOS,
+        "Attention",
+        ("n_heads", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "forward(x, context)"),
+    ),
+    Part(_COSMOS, "Block", ("cross_attn", "forward(x_B_T_H_W_D, emb_B_T_D, crossattn_emb)")),
+    Part(_COSMOS, "MiniTrainDIT", ("blocks",)),
+    Part(
+        _WAN,
+        "WanSelfAttention",
+        ("num_heads", "q", "k", "v", "norm_q", "norm_k"),
+    ),
+    Part(_WAN, "WanT2VCrossAttention", ("forward(x, context)",)),
+    Part(_WAN, "WanAttentionBlock", ("cross_attn", "forward(x, e, freqs, context)")),
+    Part(_WAN, "WanModel", ("blocks", "out_dim", "text_embedding")),
+    Part("comfy/ldm/anima/model.py", "Anima", ("llm_adapter",), since="0.12.1"),
+    Part(
+        "comfy/ldm/anima/model.py",
+        "LLMAdapter",
+        ("forward(source_hidden_states, target_input_ids)",),
+        since="0.12.1",
+    ),
+    Part(
+        "comfy/text_encoders/anima.py",
+        "AnimaTokenizer",
+        ("qwen3_06b", "t5xxl"),
+        since="0.12.1",
+    ),
+    Part("comfy/text_encoders/anima.py", "AnimaTEModel", (), since="0.12.1"),
     Part("comfy/ops.py", "", ("disable_weight_init",)),
     # --- CLIP and VAE
     Part(
@@ -384,6 +415,13 @@ FITS: Mapping[str, str] = MappingProxyType(
         "Segmind_Vega": "sdxl",
         "KOALA_700M": "sdxl",
         "KOALA_1B": "sdxl",
+        "CosmosT2IPredict2": "cosmos2",
+        "CosmosI2VPredict2": "cosmos2",
+        "Anima": "anima",
+        "WAN21_T2V": "wan21",
+        "WAN21_I2V": "wan21",
+        "WAN21_FunControl2V": "wan21",
+        "WAN22_T2V": "wan22_5b",
     }
 )
 
@@ -391,13 +429,15 @@ FITS: Mapping[str, str] = MappingProxyType(
 SINCE: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("Hunyuan3Dv2_1", "HunyuanImage21"), "0.3.75"),
-        **dict.fromkeys(("ACEStep15", "Anima", "Kandinsky5", "LTXAV"), "0.12.1"),
+        **dict.fromkeys(("WAN21_HuMo", "WAN22_Animate", "WAN22_S2V"), "0.3.75"),
+        **dict.fromkeys(("ACEStep15", "Kandinsky5", "LTXAV"), "0.12.1"),
         **dict.fromkeys(
             (
                 *("CogVideoX", "DepthAnything3", "ErnieImage", "HiDreamO1", "Ideogram4"),
                 *("JoyImage", "Krea2", "Lens", "MiniMaxH3", "MiniMaxMusic3", "PiD"),
                 *("PixelDiTT2I", "RT_DETR_v4", "SAM3", "SeedVR2", "StableAudio3", "Trellis2"),
-                "TripoSplat",
+                *("TripoSplat", "WAN21_CausalAR", "WAN21_FlowRVS", "WAN21_SCAIL"),
+                *("WAN22_WanDancer", "WAN_Animate2"),
             ),
             "0.33.0",
         ),
@@ -501,6 +541,12 @@ MOVED: tuple[Moved, ...] = (
     Moved(
         "0.33.0",
         "Anima's adapter runs at every step of a training; in sampling once a prompt, as before",
-        "Anima is not supported yet (families.REFUSED)",
+        "the pack's training runs it when it encodes a prompt (families/anima.py)",
+    ),
+    Moved(
+        "0.33.0",
+        "queries and keys are turned by comfy-kitchen (rms_rope_split_half), which has no "
+        "backward, and Qwen3 adds into what it read (torch.add, out)",
+        "plain torch, while training (comfy/differentiable.py)",
     ),
 )

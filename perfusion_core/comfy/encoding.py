@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .protocols import Clip, Tokens
-from .tokenizers import first_encoder, tokenizers_of, vectors_of
+from ..families import ModelFamily
+from .models import ComfyMismatch, compute_dtype
+from .protocols import BaseModel, Clip, Tokens
+from .tokenizers import clip_family, row_tokens, tokenizers_of, vectors_of
+
+# Tokens that go through an encoder at a time: a hundred prompts of CLIP's length, sixteen of T5's.
+AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Text encodings, one row per chunk of a prompt.
+    """Text encodings as the cross-attention layers see them, one row per chunk of a prompt.
 
     Attributes:
         context: [B, T, d].
@@ -32,18 +37,66 @@ class Encoding:
     pooled: Tensor | None
 
 
-def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding:
+def encode(
+    clip: Clip, prompts: Sequence[str], pooled: bool = False, base: BaseModel | None = None
+) -> Encoding:
     """Encodes prompts with ComfyUI's CLIP that is loaded already; differentiable in words' vectors.
 
-    All prompts go through the encoder as one batch: to ComfyUI they are the chunks of one long
-    prompt, of which it hands on the first pooled vector. With `pooled` all are picked up.
+    Prompts of one length go through the encoder as one batch: to ComfyUI they are the chunks of one
+    long prompt, of which it hands on the first pooled vector. With `pooled` all are picked up.
+    Others go one by one, and rows of zeros, which are no words, make them equally long.
+
+    Args:
+        base: the model, loaded; needed where its network has an adapter of the text.
+
+    Raises ComfyMismatch when it is needed and not there.
     """
+    family = clip_family(clip)
+    adapts = family is not None and bool(family.adapter)
+    if adapts and base is None:
+        raise ComfyMismatch(
+            f"In {family.title if family else 'it'} the text passes through a part of the model "
+            "before its cross-attention sees it, so the CLIP alone does not tell what a word is "
+            "there: connect the model as well."
+        )
     tokenized = [clip.tokenize(prompt) for prompt in prompts]
-    joined = {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
-    first, rows = first_encoder(clip, joined)
+    lengths = {len(c) for tokens in tokenized for chunks in tokens.values() for c in chunks}
+    if family is not None and base is not None and adapts:
+        rows = [_adapted(clip, tokens, family, base) for tokens in tokenized]
+    else:
+        at_once = max(1, AT_ONCE // max(lengths)) if len(lengths) == 1 else 1
+        rows = [
+            _together(clip, _joined(tokenized[first : first + at_once]), pooled)
+            for first in range(0, len(tokenized), at_once)
+        ]
+    if len(rows) == 1:
+        return rows[0]
+    length = max(row.context.shape[1] for row in rows)
+    pooled_rows = [row.pooled for row in rows if row.pooled is not None]
+    return Encoding(
+        torch.cat([_padded(row.context, length) for row in rows]),
+        torch.cat([_padded(row.mask[..., None], length)[..., 0] for row in rows]),
+        torch.cat([_padded(row.vectors[..., None], length)[..., 0] for row in rows]),
+        torch.cat(pooled_rows) if pooled_rows else None,
+    )
+
+
+def _joined(tokenized: Sequence[Tokens]) -> Tokens:
+    """Prompts as the chunks of one."""
+    return {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """[B, t, d] with zeros up to [B, length, d]."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1]))
+
+
+def _together(clip: Clip, tokens: Tokens, pooled: bool) -> Encoding:
+    """The chunks of one tokenized prompt, a row each."""
+    _, rows = row_tokens(clip, tokens)
     pooling: AbstractContextManager[list[Tensor]] = _pooling(clip) if pooled else nullcontext([])
     with pooling as seen:
-        context, first_pooled = _forward(clip, joined)
+        context, first_pooled, _ = _forward(clip, tokens)
     stacked = None
     if pooled and first_pooled is not None:
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
@@ -51,14 +104,46 @@ def encode(clip: Clip, prompts: Sequence[str], pooled: bool = False) -> Encoding
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
     # ComfyUI gives the chunks of a prompt side by side.
     context = rearrange(context, "1 (b t) d -> b t d", b=len(rows))
+    return Encoding(context, *_marks(clip, tokens, context), stacked)
+
+
+def _adapted(clip: Clip, tokens: Tokens, family: ModelFamily, base: BaseModel) -> Encoding:
+    """One tokenized prompt through the encoder and the model's adapter."""
+    encoding, _, beside = _forward(clip, tokens)
+    context = adapt(encoding, beside, family, base, clip.patcher.load_device)
+    return Encoding(context, *_marks(clip, tokens, context), None)
+
+
+def adapt(
+    encoding: Tensor,
+    beside: Mapping[str, Any],
+    family: ModelFamily,
+    base: BaseModel,
+    device: torch.device,
+) -> Tensor:
+    """What a model's layers see of an encoding [1, t, d], as ComfyUI makes it for sampling.
+
+    Args:
+        beside: what the text encoder gave with it.
+        device: where the model is.
+    """
+    moved = encoding.to(device, compute_dtype(base))
+    adapted: Tensor = family.adapt(base.diffusion_model, moved, beside)
+    return adapted
+
+
+def _marks(clip: Clip, tokens: Tokens, context: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask and the vectors of an `Encoding` of chunks [B, T, d]."""
+    tokenizer, rows = row_tokens(clip, tokens)
     length = context.shape[1]
-    ends = [_end(row, first.end_token) for row in rows]
-    positions = torch.arange(length)
-    mask = positions[None, :] <= torch.tensor(ends)[:, None]
-    found = vectors_of(first).find(token for row in rows for token, *_ in row[:length])
-    marks = torch.tensor([one is not None for one in found]).reshape(len(rows), length)
-    device = context.device
-    return Encoding(context, mask.to(device), marks.to(device), stacked)
+    ends = [_end(row, tokenizer.end_token) for row in rows]
+    mask = torch.arange(length)[None, :] <= torch.tensor(ends)[:, None]
+    known = vectors_of(tokenizer)
+    found = [[one is not None for one in known.find(token for token, *_ in row)] for row in rows]
+    marks = torch.zeros(len(rows), length, dtype=torch.bool)
+    for n, row in enumerate(found):
+        marks[n, : len(row)] = torch.tensor(row[:length])
+    return mask.to(context.device), marks.to(context.device)
 
 
 @contextmanager
@@ -70,7 +155,8 @@ def _pooling(clip: Clip) -> Iterator[list[Tensor]]:
         if output[1] is not None:
             seen.append(output[1])
 
-    encoders = [getattr(clip.cond_stage_model, name) for name in tokenizers_of(clip)]
+    parts = (getattr(clip.cond_stage_model, name, None) for name in tokenizers_of(clip))
+    encoders = [part for part in parts if part is not None]
     handles = [encoder.register_forward_hook(note) for encoder in encoders]
     try:
         yield seen
@@ -87,7 +173,7 @@ def _end(row: Sequence[tuple[Any, float]], end_token: int | None) -> int:
     return len(row) - 1
 
 
-def _forward(clip: Clip, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+def _forward(clip: Clip, tokens: Tokens) -> tuple[Tensor, Tensor | None, Mapping[str, Any]]:
     """ComfyUI's own encoding, as in `CLIP.encode_from_tokens` but without loading the model."""
     encoder = clip.cond_stage_model
     encoder.reset_clip_options()
@@ -96,4 +182,4 @@ def _forward(clip: Clip, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
     # Newer ComfyUI moves the tokens to where the encoder runs; older ones pass it over.
     encoder.set_clip_options({"execution_device": clip.patcher.load_device})
     output = encoder.encode_token_weights(tokens)
-    return output[0], output[1]
+    return output[0], output[1], output[2] if len(output) > 2 else {}

@@ -45,6 +45,25 @@ class Differences:
         return self._moved[key]
 
 
+@dataclass(frozen=True)
+class Text:
+    """What came to the part of a network before its layers, and what it gave.
+
+    Attributes:
+        encoding: e [..., T, d].
+        output: what the layers see of it [..., T, width].
+        through: the part's own forward.
+    """
+
+    encoding: Tensor
+    output: Tensor
+    through: Any
+
+    def gave(self, context: Tensor) -> bool:
+        """Whether `context` is what it gave: as it is, or taken out of more than that."""
+        return context is self.output or context.shape == self.output.shape
+
+
 class EditedPass:
     """One forward pass: a context is edited when the first layer asks for it, then shared.
 
@@ -54,21 +73,36 @@ class EditedPass:
 
     def __init__(self, prompts: Sequence[LockedPrompt] = ()) -> None:
         self.prompts = tuple(prompts)
+        self.text: Text | None = None
         self._seen: list[tuple[Tensor, GatedEdit, PreparedContext]] = []
 
     def prepare(self, edit: GatedEdit, context: Tensor) -> PreparedContext:
-        """e' and the gates for `context` [..., T, d]. Contexts are told apart by identity."""
+        """e' and the gates for `context` [..., T, d]. Contexts are told apart by identity.
+
+        Where the network has a part before its layers, `context` is what that part gave, and e' is
+        what it gives for the edited text.
+        """
+        text = self.text if self.text is not None and self.text.gave(context) else None
+        known = context if text is None else text.encoding
         if torch.compiler.is_compiling():
             # A list that grows would be guarded; the compiler finds what layers have in common.
-            return edit.prepare(context, self.prompts)
+            return self._prepared(edit, known, text)
         for seen, by, prepared in self._seen:
-            if seen is context and by is edit:
+            if seen is known and by is edit:
                 return prepared
-        prepared = edit.prepare(context, self.prompts)
+        prepared = self._prepared(edit, known, text)
         if len(self._seen) == MAX_CONTEXTS:
             del self._seen[0]
-        self._seen.append((context, edit, prepared))
+        self._seen.append((known, edit, prepared))
         return prepared
+
+    def _prepared(self, edit: GatedEdit, encoding: Tensor, text: Text | None) -> PreparedContext:
+        prepared = edit.prepare(encoding, self.prompts)
+        if text is None:
+            return prepared
+        context = text.through(prepared.context)
+        keys = context if prepared.keys is prepared.context else text.through(prepared.keys)
+        return PreparedContext(context, keys, prepared.weights)
 
 
 @dataclass(slots=True)  # not frozen: 32 of them are made for each pass, and freezing is slow
@@ -78,7 +112,7 @@ class Hook:
     Attributes:
         original: the forward that was there before.
         current: the pass.
-        edit: of this layer.
+        edit: of this layer; None for what is before the layers.
         values, keys: D [J, out] of this layer; None for what the projection does not give, and for
             the keys while they are locked.
         fresh: what `original` gives belongs to the caller alone: it is a linear layer's own
@@ -87,7 +121,7 @@ class Hook:
 
     original: Any
     current: EditedPass
-    edit: GatedEdit
+    edit: Any
     values: Tensor | None
     keys: Tensor | None
     fresh: bool
@@ -126,6 +160,14 @@ def _edited_both(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any
     )
 
 
+def _text_read(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The part before the layers as it is; the pass learns what came to it."""
+    hook: Hook = module._perfusion_hook
+    output = hook.original(context, *args, **kwargs)
+    hook.current.text = Text(context, output, hook.original)
+    return output
+
+
 def _with(
     projected: Tensor, prepared: PreparedContext, difference: Tensor | None, in_place: bool = False
 ) -> Tensor:
@@ -162,6 +204,9 @@ def edited(
     """
     current = current or EditedPass(prompts)
     with ForwardSwap() as swap:
+        for before in {id(layers[p].before): layers[p].before for p in edits}.values():
+            if before is not None:
+                _put(swap, before, _text_read, current, None, None, None)
         for path, edit in edits.items():
             edit.move_to(device, dtype)
             values = differences.on(path, device, dtype)
@@ -180,7 +225,7 @@ def _put(
     module: Any,
     forward: Any,
     current: EditedPass,
-    edit: GatedEdit,
+    edit: GatedEdit | None,
     values: Tensor | None,
     keys: Tensor | None,
 ) -> None:

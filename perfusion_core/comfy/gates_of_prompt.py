@@ -15,19 +15,23 @@ from ..limits import MAX_PROMPT
 from .beside_queue import Busy, IdleQueue, beside
 from .concept_entry import ConceptEntry, edit_of, recommended
 from .encoding import encode
+from .inner_tokenizer import SPACES
 from .models import ComfyMismatch
 from .prompts import add_concepts
-from .protocols import Clip
-from .tokenizers import first_encoder, vectors_of
+from .protocols import BaseModel, Clip, Model
+from .tokenizers import clip_family, row_tokens, vectors_of
 
 AT_ONCE = 8  # chunks of a prompt, of 77 tokens each
 
 
-def gates_of_prompt(clip: Clip, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+def gates_of_prompt(
+    clip: Clip, text: str, entries: Sequence[ConceptEntry], model: Model | None = None
+) -> TokenGates:
     """Similarity and gate of every token of a prompt, for the concepts of a stack.
 
     Args:
         clip: ComfyUI's CLIP; it need not know the placeholders yet.
+        model: ComfyUI's MODEL; looked at only where its network has an adapter of the text.
 
     Raises ComfyMismatch when there is no concept, the CLIP is of another family, or the prompt has
     more than `MAX_PROMPT` letters.
@@ -45,11 +49,16 @@ def gates_of_prompt(clip: Clip, text: str, entries: Sequence[ConceptEntry]) -> T
             "part of it."
         )
     knowing = add_concepts(clip, [entry.concept for entry in entries])
-    model_management.load_models_gpu([knowing.patcher])
-    return gates_with(knowing, text, entries)
+    family = clip_family(knowing)
+    adapting = model if family is not None and family.adapter else None
+    patchers = [knowing.patcher] if adapting is None else [knowing.patcher, adapting]
+    model_management.load_models_gpu(patchers)
+    return gates_with(knowing, text, entries, None if adapting is None else adapting.model)
 
 
-def gates_with(knowing: Clip, text: str, entries: Sequence[ConceptEntry]) -> TokenGates:
+def gates_with(
+    knowing: Clip, text: str, entries: Sequence[ConceptEntry], base: BaseModel | None = None
+) -> TokenGates:
     """`gates_of_prompt` of a CLIP that knows the placeholders, with its weights where they are."""
     edit = edit_of(entries)
     words: list[str] = []
@@ -57,7 +66,7 @@ def gates_with(knowing: Clip, text: str, entries: Sequence[ConceptEntry]) -> Tok
     gates: list[Tensor] = []
     for part in _blocks(knowing, text):
         with torch.no_grad():
-            encoding = encode(part, [text])
+            encoding = encode(part, [text], base=base)
         context = encoding.context[encoding.mask].float()
         words += [
             word
@@ -83,6 +92,13 @@ def gates_while_idle(clip: Clip, text: str, concepts: Sequence[Concept]) -> Toke
     """
     from comfy import model_management
 
+    family = clip_family(clip)
+    if family is not None and family.adapter:
+        raise ComfyMismatch(
+            f"In {family.title} the text passes through a part of the model before its layers see "
+            "it, and a plot does not run the model. Perfusion Gate Inspector shows the gates: "
+            "connect the model there."
+        )
     entries = [recommended(concept) for concept in concepts]
     queue = IdleQueue()
     knowing = add_concepts(clip, concepts)
@@ -129,7 +145,7 @@ def _blocks(clip: Clip, text: str) -> Iterator[Clip]:
 
 def _words(clip: Clip, text: str) -> list[list[str]]:
     """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
-    tokenizer, chunks = first_encoder(clip, clip.tokenize(text))
+    tokenizer, chunks = row_tokens(clip, clip.tokenize(text))
     special: dict[Any, str] = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
     found = iter(vectors_of(tokenizer).find(token for chunk in chunks for token, *_ in chunk))
 
@@ -139,6 +155,9 @@ def _words(clip: Clip, text: str) -> list[list[str]]:
             return placeholder[0].text
         if torch.is_tensor(token):
             return "(embedding)"
-        return special.get(token) or str(tokenizer.inv_vocab[token]).removesuffix("</w>")
+        if token in special:
+            return special[token]
+        letters = str(tokenizer.inv_vocab[token]).removesuffix("</w>")
+        return letters.strip(SPACES) or letters
 
     return [[name(token) for token, *_ in chunk] for chunk in chunks]

@@ -11,6 +11,9 @@ from .vectors import KnownVectors, is_vector
 # What tells a tokenizer how to lay out its answer; the rest of its options is for every piece.
 _LAYOUT = ("truncation", "padding", "max_length", "return_tensors", "return_attention_mask")
 
+# What a space is in tokens of sentencepiece (T5), and in bytes written as letters (Qwen).
+SPACES = "\u2581\u0120"
+
 
 class PlaceholderTokenizer:
     """Mixed into the class of the inner tokenizer, which is Hugging Face's or looks like one.
@@ -23,12 +26,14 @@ class PlaceholderTokenizer:
         inner: the stock tokenizer.
         known: the vectors of the placeholders.
         find: finds them in a text.
+        names: token id -> its letters.
         text_part: what is left of a text's ids without the special ones.
     """
 
     inner: Any
     known: KnownVectors
     find: Finder
+    names: Mapping[Any, str]
     text_part: slice
 
     def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
@@ -115,7 +120,14 @@ class PlaceholderTokenizer:
         def between(start: int, end: int) -> list[Any]:
             if not text[start:end].strip():
                 return []
-            return list(self.inner(text[start:end], **pieces)["input_ids"])[part]
+            found = list(self.inner(text[start:end], **pieces)["input_ids"])[part]
+            # A space ahead of a placeholder is the placeholder's, as it is other words'; one that
+            # is not in the text was put there because the text was cut.
+            if start and found and not text[start].isspace() and self._is_space(found[0]):
+                del found[0]
+            while end < len(text) and found and self._is_space(found[-1]):
+                del found[-1]
+            return found
 
         ids: list[Any] = []
         at = 0
@@ -128,6 +140,12 @@ class PlaceholderTokenizer:
         before = empty[: part.start]
         after = empty[len(before) :] if not bare else []
         return [*before, *self._cut(ids, len(before) + len(after), options), *after]
+
+    def _is_space(self, token: Any) -> bool:
+        """Whether an id is a space and nothing else: sentencepiece and byte-level tokenizers make
+        one of what is left over where a text is cut."""
+        name = self.names.get(token) if isinstance(token, int) else None
+        return isinstance(name, str) and name != "" and not name.strip(SPACES)
 
     def _cut(self, ids: list[Any], special: int, options: Mapping[str, Any]) -> list[Any]:
         if options.get("truncation", False) in (False, None, "do_not_truncate"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,16 @@ class Layer:
 
     Attributes:
         key, value: ComfyUI's modules; the very same where one projection gives both, keys first.
-        text_width: d, what they take.
+        text_width: d, what they take, or what is `before` them.
         out: width of the values.
+        before: ComfyUI's module that every row of the text passes through first; None for none.
     """
 
     key: Projection
     value: Projection
     text_width: int
     out: int
+    before: Any = None
 
     @property
     def fused(self) -> bool:
@@ -36,16 +39,25 @@ class Layer:
         return self.key is self.value
 
     def project(self, kind: str, context: Tensor) -> Tensor:
-        """W_K e or W_V e of `context` [..., d], without the projection's bias.
+        """W_K e or W_V e of `context` [..., d], without the projection's bias; e is what the layer
+        sees of it.
 
         Args:
             kind: "key" or "value".
         """
         module = self.key if kind == "key" else self.value
-        projected: Tensor = module(context)
+        seen = self.seen(context)
+        projected: Tensor = module(seen)
         if getattr(module, "bias", None) is not None:
-            projected = projected - module(torch.zeros_like(context))
+            projected = projected - module(torch.zeros_like(seen))
         return self.part(kind, projected)
+
+    def seen(self, context: Tensor) -> Tensor:
+        """What the projections are given of `context` [..., d]."""
+        if self.before is None:
+            return context
+        through: Tensor = self.before(context)
+        return through
 
     def part(self, kind: str, projected: Tensor) -> Tensor:
         """The keys or the values [..., out] in what their projection gave.
@@ -112,10 +124,12 @@ def layers_of(model: Model, family: ModelFamily) -> dict[str, Layer]:
 def network_layers(network: nn.Module, family: ModelFamily) -> dict[str, Layer]:
     """The cross-attention layers of a diffusion model by path, in the network's order."""
     where, layers = family.attention, {}
+    before = network.get_submodule(where.before) if where.before else None
+    width = min(family.text_widths(network)) if where.before else 0
     for path, module in family.layer_modules(network).items():
         key, value = getattr(module, where.key), getattr(module, where.value)
         out = value.out_features // 2 if where.fused else value.out_features
-        layers[path] = Layer(key, value, text_width=key.in_features, out=out)
+        layers[path] = Layer(key, value, width or key.in_features, out, before)
     return layers
 
 

@@ -25,7 +25,7 @@ class BackbonePainter:
 
     Args:
         vae: ComfyUI's VAE.
-        shape: [C, H, W] of the latents of a picture.
+        shape: [C, H, W] or [C, F, H, W] of the latents of a picture.
         seed: of the noise; the same for every prompt.
         on_step: called after every sampling step; may raise to stop.
     """
@@ -77,8 +77,7 @@ class BackbonePainter:
             disable_pbar=True,
             seed=self._seed,
         )
-        picture: Tensor = self._vae.decode(samples)[:1, ..., :3]
-        return picture.float().cpu()
+        return decoded_pictures(self._vae, samples)[:1].float().cpu()
 
     def _after_step(self, *_: Any) -> None:
         if self._on_step is not None:
@@ -87,3 +86,9 @@ class BackbonePainter:
 
 def _encoded(clip: Clip, text: str) -> Any:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def decoded_pictures(vae: Vae, latents: Tensor) -> Tensor:
+    """Latents as pictures [N, H, W, 3]: each frame of a video is one."""
+    decoded: Tensor = vae.decode(latents)[..., :3]
+    return decoded.reshape(-1, *decoded.shape[-3:])

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
 
 from ..concept.concept import Concept
 from ..concept.placeholder import fold
@@ -18,7 +21,14 @@ from .encoding import Encoding, encode
 from .key_lock import LOCKED_PROMPT, SUPERCLASS_PROMPT, with_key_lock
 from .models import ComfyMismatch
 from .protocols import Clip, Tokenizer
-from .tokenizers import encoder_widths, stock_tokenizer, tokenizers_of, with_placeholders, words_of
+from .tokenizers import (
+    encoder_widths,
+    put_tokenizer,
+    stock_tokenizer,
+    tokenizers_of,
+    with_placeholders,
+    words_of,
+)
 from .vectors import Word, is_vector
 
 __all__ = [
@@ -49,21 +59,22 @@ def add_concepts(
     """
     concepts = tuple(concepts)
     locks = (KeyLock.LOCAL,) * len(concepts) if locks is None else tuple(locks)
-    tokenizers = tokenizers_of(clip)
     words: dict[str, list[Word]] = {}
     for concept, lock in zip(concepts, locks, strict=True):
         _check_encoders(concept, encoder_widths(clip))
-        for encoder, vectors in concept.embeddings.items():
-            superclass: Sequence[int] = ()
-            if lock is KeyLock.GLOBAL:
-                superclass = word_tokens(tokenizers[encoder], concept.superclass)
-            words.setdefault(encoder, []).append(
+        for name, tokenizer in tokenizers_of(clip).items():
+            vectors = concept.embeddings.get(name)
+            ids: tuple[int, ...] = ()
+            if vectors is None or lock is KeyLock.GLOBAL:
+                ids = tuple(word_tokens(tokenizer, concept.superclass))
+            words.setdefault(name, []).append(
                 Word(
                     concept.placeholder,
-                    vectors.float(),
+                    torch.empty(0, 0) if vectors is None else vectors.float(),
                     concept.hash,
                     concept.name,
-                    tuple(superclass),
+                    superclass=ids if lock is KeyLock.GLOBAL else (),
+                    ids=ids if vectors is None else (),
                 )
             )
     return with_words(clip, words)
@@ -75,24 +86,33 @@ def word_tokens(tokenizer: Tokenizer, word: str) -> list[int]:
     As ordinary words, even where a placeholder is written alike: what a concept is must not depend
     on the concepts before it in a chain. Raises ComfyMismatch for a word without tokens.
     """
-    stock = stock_tokenizer(tokenizer)
-    row = stock.tokenize_with_weights(word, disable_weights=True)[0]
-    tokens = [token for token, *_ in row]
+    before = _text_tokens(tokenizer, _BEFORE)
+    tokens = _text_tokens(tokenizer, f"{_BEFORE} {word}")
+    # Some tokenizers write a word within a text otherwise than one that begins it.
+    alike = tokens[: len(before)] == before
+    tokens = tokens[len(before) :] if alike else _text_tokens(tokenizer, word)
     if any(is_vector(token) for token in tokens):
         raise ComfyMismatch(
             f'the superclass "{word}" is an embedding, whose vectors are no word: name what the '
             'concept is in an ordinary word, such as "teddy"'
         )
-    if stock.start_token is not None:
-        tokens = tokens[1:]
-    if stock.end_token in tokens:
-        tokens = tokens[: tokens.index(stock.end_token)]
     if not tokens:
         raise ComfyMismatch(
             f'the superclass "{word}" has no token: name what the concept is in an ordinary word, '
             'such as "teddy"'
         )
     return tokens
+
+
+# Any word that a superclass may follow.
+_BEFORE = "a"
+
+
+def _text_tokens(tokenizer: Tokenizer, text: str) -> list[Any]:
+    """Tokens of a text, without start, end and pads, as ordinary words."""
+    stock = stock_tokenizer(tokenizer)
+    row = stock.tokenize_with_weights(text, True, disable_weights=True)[0]
+    return [token for token, _, word_id in row if word_id]
 
 
 def with_words(clip: Clip, words: Mapping[str, Sequence[Word]]) -> Clip:
@@ -104,11 +124,8 @@ def with_words(clip: Clip, words: Mapping[str, Sequence[Word]]) -> Clip:
         for encoder, tokenizer in tokenizers_of(clip).items()
     }
     for encoder, tokenizer in tokenizers_of(clip).items():
-        setattr(
-            clone.tokenizer,
-            encoder,
-            with_placeholders(stock_tokenizer(tokenizer), merged[encoder]),
-        )
+        knowing = with_placeholders(stock_tokenizer(tokenizer), merged[encoder])
+        put_tokenizer(clone, encoder, knowing)
     every = [word for known in merged.values() for word in known]
     clone.cond_stage_model = with_key_lock(clip.cond_stage_model, every)
     return clone
@@ -135,14 +152,13 @@ def clash(placeholder: str, one: str, other: str) -> str:
 
 
 def _check_encoders(concept: Concept, found: Mapping[str, int]) -> None:
-    expected = {name: int(vectors.shape[-1]) for name, vectors in concept.embeddings.items()}
-    if expected == found:
+    family = FAMILIES[concept.family]
+    if family.tokenizers == found:
         return
-    family = FAMILIES[concept.family].title
     raise ComfyMismatch(
-        f'The concept "{concept.name}" was trained for {family}, whose text encoders are '
-        f"{_listed(expected)}; the connected CLIP has {_listed(found)}. Connect the CLIP of the "
-        "model that the concept is applied to."
+        f'The concept "{concept.name}" was trained for {family.title}, whose text encoders are '
+        f"{_listed(family.tokenizers)}; the connected CLIP has {_listed(found)}. Connect the CLIP "
+        "of the model that the concept is applied to."
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..concept.concept import Concept, check_fits
 from ..concept.placeholder import same_word
+from ..families import FAMILIES
 from ..method.settings import ConceptSettings, KeyLock
 from ..method.slider_schedule import SliderSchedule
 from .broken_numbers import NumberCheck
@@ -117,7 +118,8 @@ def _with_stack(model: Model, stack: ConceptStack) -> Model:
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, patch)
         clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, NumberCheck(patch))
     if any(entry.settings.key_lock is KeyLock.GLOBAL for entry in active):
-        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, PromptCarrier())
+        carried_by = FAMILIES[active[0].concept.family]
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, PromptCarrier(carried_by))
     return clone
 
 

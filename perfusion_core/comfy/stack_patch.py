@@ -40,6 +40,7 @@ class StackTensors:
         )
         self.keys = _key_differences(concepts)
         self.family = FAMILIES[concepts[0].family]
+        self.groups = self.family.groups(self.differences.by_layer)
         self._layers: weakref.WeakKeyDictionary[Any, dict[str, Layer]] = weakref.WeakKeyDictionary()
         self._lock = Lock()
 
@@ -141,7 +142,7 @@ class StackPatch:
 
     def _edit(self, active: tuple[bool, ...], path: str) -> GatedEdit:
         """The edit of one layer; the very same for all layers of the same strengths."""
-        group = self.tensors.family.group(path)
+        group = self.tensors.groups[path]
         settings = [
             _at_layer(own, path, group, acts)
             for own, acts in zip(self._settings, active, strict=True)

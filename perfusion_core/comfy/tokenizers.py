@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..concept.placeholder import Finder
+from ..families import FAMILIES, ModelFamily
 from .inner_tokenizer import PlaceholderTokenizer
 from .protocols import Clip, Tokenizer, Tokens
 from .vectors import KnownVectors, Word, is_vector
@@ -20,23 +21,47 @@ from .vectors import KnownVectors, Word, is_vector
 
 def tokenizers_of(clip: Clip) -> dict[str, Tokenizer]:
     """ComfyUI's `SDTokenizer`s of a CLIP by their encoder, e.g. {"clip_l": ..., "clip_g": ...}."""
+    return {name: getattr(clip.tokenizer, held) for name, held in _attributes(clip).items()}
+
+
+def put_tokenizer(clip: Clip, name: str, tokenizer: Tokenizer) -> None:
+    """Give a CLIP, whose `tokenizer` nobody else has, another tokenizer for an encoder."""
+    setattr(clip.tokenizer, _attributes(clip)[name], tokenizer)
+
+
+def _attributes(clip: Clip) -> dict[str, str]:
+    """Encoder -> under which name the CLIP's tokenizer has the encoder's own.
+
+    T5's is "clip_t5xxl" in some models, whose encoder is "t5xxl" all the same.
+    """
     from comfy.sd1_clip import SDTokenizer
 
-    return {k: v for k, v in vars(clip.tokenizer).items() if isinstance(v, SDTokenizer)}
+    held = [name for name, one in vars(clip.tokenizer).items() if isinstance(one, SDTokenizer)]
+    encoder = getattr(clip, "cond_stage_model", None)
+    short = {name: name.removeprefix("clip_") for name in held}
+    return {short[name] if hasattr(encoder, short[name]) else name: name for name in held}
 
 
 def encoder_widths(clip: Clip) -> dict[str, int]:
-    """Encoder -> width of its token embeddings, of ComfyUI's CLIP."""
+    """Encoder -> width of its token embeddings, of ComfyUI's CLIP; and other tokenizers' widths."""
     return {name: int(tokenizer.embedding_size) for name, tokenizer in tokenizers_of(clip).items()}
 
 
-def first_encoder(clip: Clip, tokens: Tokens) -> tuple[Tokenizer, list[list[Any]]]:
-    """One text encoder's `SDTokenizer` and its chunks of a prompt's `tokens`.
+def clip_family(clip: Clip) -> ModelFamily | None:
+    """The family whose tokenizers a CLIP has; None for one that no family knows."""
+    found = encoder_widths(clip)
+    return next((f for f in FAMILIES.values() if f.tokenizers == found), None)
 
-    The encoders' chunks are aligned, vector by vector, so one tells for all.
+
+def row_tokens(clip: Clip, tokens: Tokens) -> tuple[Tokenizer, list[list[Any]]]:
+    """The `SDTokenizer` whose tokens the rows of the context follow, and its chunks of a prompt.
+
+    Where several encoders are joined, their chunks are aligned, vector by vector, so the first
+    tells for all.
     """
-    name, tokenizer = next(iter(tokenizers_of(clip).items()))
-    return tokenizer, tokens[name.removeprefix("clip_")]
+    tokenizers, family = tokenizers_of(clip), clip_family(clip)
+    name = (family.rows if family else "") or next(iter(tokenizers))
+    return tokenizers[name], tokens[name.removeprefix("clip_")]
 
 
 def stock_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
@@ -58,7 +83,7 @@ def with_placeholders(tokenizer: Tokenizer, words: Sequence[Word]) -> Tokenizer:
     """A copy of a stock `SDTokenizer` that knows `words` and no others."""
     known = KnownVectors(words)
     inner = _copied(tokenizer.tokenizer, PlaceholderTokenizer)
-    inner.inner, inner.known = tokenizer.tokenizer, known
+    inner.inner, inner.known, inner.names = tokenizer.tokenizer, known, tokenizer.inv_vocab
     inner.find = Finder(word.text for word in words)
     adds_end = bool(getattr(tokenizer, "tokenizer_adds_end_token", True))
     inner.text_part = slice(tokenizer.tokens_start, -1 if adds_end else None)

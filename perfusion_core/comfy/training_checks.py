@@ -9,11 +9,10 @@ from torch import Tensor
 from ..concept.placeholder import not_mentioned, same_word
 from ..method.batches import TrainingError
 from .models import ComfyMismatch, detect_family
-from .prompts import with_words
 from .protocols import Clip, Model
 from .stack import stack_of
-from .tokenizers import encoder_widths, first_encoder, tokenizers_of, vectors_of
-from .vectors import Word
+from .tokenizers import encoder_widths, row_tokens, tokenizers_of, vectors_of
+from .training_words import with_training_word
 
 
 def refuse_known_word(clip: Clip, placeholder: str) -> None:
@@ -34,10 +33,10 @@ def check_pair(model: Model, clip: Clip) -> None:
     """Raises ComfyMismatch unless a CLIP is of the model's family, and no concept is on it yet."""
     family = detect_family(model)
     found = encoder_widths(clip)
-    if found != dict(family.encoders):
+    if found != family.tokenizers:
         raise ComfyMismatch(
             f"The connected model is of {family.title}, whose text encoders are "
-            f"{dict(family.encoders)} (name: width); the connected CLIP has {found}. Connect the "
+            f"{family.tokenizers} (name: width); the connected CLIP has {found}. Connect the "
             "model's own CLIP."
         )
     if stack_of(model):
@@ -50,27 +49,37 @@ def check_pair(model: Model, clip: Clip) -> None:
 
 def check_latents(model: Model, batch: Sequence[int]) -> None:
     """Raises ComfyMismatch unless latents of the shape [B, C, ...] are the model's."""
-    expected = model.model.latent_format.latent_channels
+    family, expected = detect_family(model), model.model.latent_format.latent_channels
+    if (len(batch) == 5) != family.frames:
+        shape = "[pictures, channels, frames, height, width]" if family.frames else "no frames"
+        raise ComfyMismatch(
+            f"The connected VAE makes latents of the shape {list(batch)}, but the model is of "
+            f"{family.title}, whose latents have {shape}. Connect the model's own VAE."
+        )
     if batch[1] != expected:
         raise ComfyMismatch(
             f"The connected VAE makes latents of {batch[1]} channels, but the model is of "
-            f"{detect_family(model).title}, whose latents have {expected}. Connect the model's own "
+            f"{family.title}, whose latents have {expected}. Connect the model's own "
             "VAE."
         )
 
 
 def check_prompts(
-    clip: Clip, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+    clip: Clip,
+    prompts: Sequence[str],
+    placeholder: str,
+    embeddings: Mapping[str, Tensor],
+    superclass: str = "",
 ) -> None:
     """Raises TrainingError or ComfyMismatch unless these prompts can be encoded to train on.
 
     Args:
         placeholder: the new word.
         embeddings: text encoder -> its vectors [n, w].
+        superclass: see `with_training_word`.
     """
     refuse_known_word(clip, placeholder)
-    words = {name: [Word(placeholder, vectors)] for name, vectors in embeddings.items()}
-    knowing = with_words(clip, words)
+    knowing = with_training_word(clip, placeholder, embeddings, superclass)
     tokenizer = next(iter(tokenizers_of(knowing).values()))
     vectors = len(next(iter(embeddings.values())))
     room = int(tokenizer.max_length) - 2
@@ -80,8 +89,8 @@ def check_prompts(
             "tokens at a time: set vectors to 0, or to less than 10"
         )
     for prompt in prompts:
-        _, chunks = first_encoder(knowing, knowing.tokenize(prompt))
-        found = vectors_of(tokenizer).find(token for row in chunks for token, *_ in row)
+        rows, chunks = row_tokens(knowing, knowing.tokenize(prompt))
+        found = vectors_of(rows).find(token for row in chunks for token, *_ in row)
         if not any(found):
             raise TrainingError(
                 f'the caption "{prompt}" {not_mentioned(prompt, placeholder)}, so the text '

@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..cache import BoundedCache
+from ..families import ModelFamily
 from ..method.edit import LockedPrompt
+from .encoding import adapt
 from .key_lock import LOCKED_PROMPTS, encoded_prompts, prompt_beside
-from .protocols import Executor
+from .protocols import BaseModel, Executor
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +61,14 @@ class PromptCarrier:
 
     The pass itself sees ComfyUI's options alone. The conditioning stays as it was, so that ComfyUI
     still runs cond and uncond in one batch.
+
+    Args:
+        family: of the model. Where its network has an adapter of the text, a prompt and its twin
+            go through that too, since the layers see what it gives.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: ModelFamily) -> None:
+        self._family = family
         self._resolved: Any = WeakTensorKeyDictionary()  # by context: once a run, not once a step
         self._said: BoundedCache[tuple[Any, str], bool] = BoundedCache(64)
 
@@ -73,7 +80,7 @@ class PromptCarrier:
         for number, group in enumerate(conds):
             for cond in group or ():
                 # A guider that asks for one prompt alone may ask for the negative one.
-                resolved = self._resolve(cond, positive=number == 0 and len(conds) > 1)
+                resolved = self._resolve(cond, number == 0 and len(conds) > 1, model, x.device)
                 found.update((id(prompt), prompt) for prompt in resolved.prompts)
                 problems.append(resolved.problem)
         warnings = {*problems} - {""}
@@ -84,14 +91,30 @@ class PromptCarrier:
         inner = {**options.get("transformer_options", {}), LOCKED_PROMPTS: tuple(found.values())}
         return executor(model, conds, x, timestep, {**options, "transformer_options": inner})
 
-    def _resolve(self, cond: Any, positive: bool) -> _Resolved:
+    def _resolve(self, cond: Any, positive: bool, base: BaseModel, device: Any) -> _Resolved:
         context = cond.get("cross_attn")
         if not isinstance(context, Tensor):
             return _Resolved(())
         known: _Resolved | None = self._resolved.get(context)
         if known is None:
-            known = self._resolved[context] = _resolved(cond, context, positive)
+            known = _resolved(cond, context, positive)
+            if self._family.adapter:
+                known = self._adapted(known, cond, context, base, device)
+            self._resolved[context] = known
         return known
+
+    def _adapted(
+        self, known: _Resolved, cond: Any, context: Tensor, base: BaseModel, device: torch.device
+    ) -> _Resolved:
+        """The same as the model's layers see it; of prompts that are the whole of their context."""
+        whole = [p for p in known.prompts if p.context.shape == context.shape]
+
+        def seen(encoding: Tensor) -> Tensor:
+            return adapt(encoding, cond, self._family, base, device)
+
+        prompts = [LockedPrompt(seen(p.context), seen(p.superclass)) for p in whole]
+        lost = len(whole) < len(known.prompts)
+        return _Resolved(tuple(prompts), known.problem or (_CHANGED if lost else ""))
 
     def _say(self, text: str) -> None:
         from comfy_execution.utils import get_executing_context

@@ -3,6 +3,9 @@
 ComfyUI takes tensors [w] for tokens, so that is what they are; nothing hangs on them. A vector is
 known by its numbers: they survive whatever copies, moves or saves the tokens, and two vectors of
 the same numbers mean the same to the text encoder.
+
+Where ComfyUI makes whole numbers of a tokenizer's tokens and nothing else (T5's in Anima), a
+placeholder is the ids of its superclass, each an `int` that carries a mark.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ class Word:
         owner: the concept's hash, to tell apart two concepts of one placeholder.
         title: the concept's name.
         superclass: token ids of the superclass word, for the global key lock; empty for none.
+        ids: token ids that it is, where a tokenizer gives ids alone; then it has no vectors.
     """
 
     text: str
@@ -35,10 +39,13 @@ class Word:
     owner: str = ""
     title: str = ""
     superclass: tuple[int, ...] = ()
+    ids: tuple[int, ...] = ()
 
     @cached_property
-    def rows(self) -> tuple[Tensor, ...]:
-        """The vectors one by one, as they stand among a prompt's tokens."""
+    def rows(self) -> tuple[Tensor | MarkedId, ...]:
+        """The vectors, or the marked ids, one by one, as they stand among a prompt's tokens."""
+        if self.ids:
+            return tuple(MarkedId(token, self, row) for row, token in enumerate(self.ids))
         return tuple(self.vectors)
 
     def stand_in(self, row: int) -> int:
@@ -47,6 +54,28 @@ class Word:
         A superclass of fewer tokens than vectors repeats its first; one of more loses its first.
         """
         return self.superclass[max(0, len(self.superclass) - len(self.rows) + row)]
+
+
+class MarkedId(int):
+    """A token id that stands for one of the rows of a word; to ComfyUI it is that number.
+
+    Attributes:
+        word, row: which.
+    """
+
+    word: Word
+    row: int
+
+    def __new__(cls, token: int, word: Word, row: int) -> MarkedId:
+        marked = super().__new__(cls, token)
+        marked.word, marked.row = word, row
+        return marked
+
+    def __deepcopy__(self, memo: object) -> MarkedId:
+        return self  # so that a copy of a prompt's tokens has the same word
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)  # what is saved is the id
 
 
 def is_vector(token: Any) -> bool:
@@ -64,7 +93,7 @@ class KnownVectors:
     def _by_numbers(self) -> dict[bytes, list[Found]]:
         places: dict[bytes, list[Found]] = {}
         for word in self.words:
-            for number, row in enumerate(word.rows):
+            for number, row in enumerate(word.vectors):
                 places.setdefault(_numbers(row), []).append((word, number))
         return places
 
@@ -81,14 +110,18 @@ class KnownVectors:
         ]
         found: list[Found | None] = []
         before: Found | None = None
-        for options in candidates:
+        for token, options in zip(listed, candidates, strict=True):
             if options is None:  # an id
-                found.append(None)
+                found.append(self._marked(token))
                 continue
             chosen = _next_row(before, options) or next(iter(options), None)
             found.append(chosen)
             before = chosen
         return found
+
+    def _marked(self, token: Any) -> Found | None:
+        known = isinstance(token, MarkedId) and token.word in self.words
+        return (token.word, token.row) if known else None
 
 
 def _next_row(before: Found | None, options: Sequence[Found]) -> Found | None:

@@ -166,5 +166,6 @@ def no_room(patchers: Sequence[ModelPatcher]) -> str:
         f"The weights of the model and of its text encoder ({needed:.1f} GB) do not fit into the "
         f"memory of {device}, of which {free:.1f} GB are free now. Training needs all of them "
         "there; making pictures does not, so that still works. Close other programs that use the "
-        "GPU, or train on a smaller checkpoint of the same family (a pruned or fp8 one)."
+        "GPU, train on a smaller checkpoint of the same family (a pruned or fp8 one), or set "
+        "embedding_rate to 0: the text encoder then leaves the device, and only values are learned."
     )

@@ -41,11 +41,13 @@ def card(concept: Concept) -> Tensor:
 
     Layers are named by their group and numbers, as Perfusion Tune takes them.
     """
-    group = FAMILIES[concept.family].group
+    family = FAMILIES[concept.family]
     layers = in_order(concept.layers)
+    groups = family.groups(layers)
+    called = dict(zip(("down", "middle", "up"), family.group_names, strict=True))
     numbers: dict[str, list[int]] = {}
     for number, path in enumerate(layers, start=1):
-        numbers.setdefault(group(path), []).append(number)
+        numbers.setdefault(called.get(groups[path], ""), []).append(number)
     summary = _summary(concept)
     for entry in ("name", "placeholder", "superclass"):
         del summary[entry]

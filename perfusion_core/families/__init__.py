@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from .anima import ANIMA
 from .base import CrossAttention, ModelFamily, in_order
+from .cosmos import COSMOS2
 from .emoji import EMOJI
 from .refused import REFUSED, REFUSED_PARTS, Refusal
 from .unet import SD1, SD2, SDXL
+from .wan import WAN21, WAN22
 
 __all__ = [
     "FAMILIES",
@@ -37,5 +40,5 @@ def register(family: ModelFamily) -> None:
     _families[family.id] = family
 
 
-for _family in (SD1, SD2, SDXL, EMOJI):
+for _family in (SD1, SD2, SDXL, COSMOS2, ANIMA, WAN21, WAN22, EMOJI):
     register(_family)

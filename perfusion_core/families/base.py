@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -23,8 +23,8 @@ class CrossAttention:
         heads: name of the layer's number of heads.
         bias: whether the projections add a bias.
         key_norm, query_norm: names of the norms that follow keys and queries; "" for none.
-        before: what the text passes through between the text encoder and these layers; "" for
-            nothing.
+        before: the part of the network that every row of the text passes through, in the forward,
+            before these layers; "" for none. The text is edited ahead of it.
         outside: first part of the paths that end like those of the layers and are not meant.
     """
 
@@ -68,6 +68,15 @@ class ModelFamily:
             latents and each byte of the dtype, where attention is one kernel.
         context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
+        frames: whether latents have an axis of frames, [B, C, F, H, W]; a picture is one frame.
+        prompt: how many tokens of a prompt the encoders run on, pads included, to count memory by.
+        kept_text: bytes that autograd keeps of the text encoders, which run in fp32, for each
+            token, layer and number of an encoding.
+        ids: tokenizers beside the encoders, whose tokens reach the network as ids alone -> what
+            ComfyUI says is their width. A placeholder is its superclass's ids there.
+        rows: name of the tokenizer whose tokens the rows of the context follow; "" for the first.
+        adapter: the part of the MODEL's network that a whole prompt passes through, once, before it
+            is the context of the layers; "" for none. `adapt` runs it.
         captions: gives the captions that a covariance is estimated from when the user has none.
     """
 
@@ -81,15 +90,48 @@ class ModelFamily:
     kept: int
     context: str = "context"
     pixels: int = 8
+    frames: bool = False
+    prompt: int = 77
+    kept_text: int = 80  # counted on CLIP-L: 78; those of SD 2 and SDXL keep less, 46
+    ids: Mapping[str, int] = field(default_factory=dict)
+    rows: str = ""
+    adapter: str = ""
     captions: Callable[[], tuple[str, ...]] = ordinary_captions
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoders", MappingProxyType(dict(self.encoders)))
+        object.__setattr__(self, "ids", MappingProxyType(dict(self.ids)))
 
     @property
     def context_width(self) -> int:
         """d: the width of the text encodings that reach the cross-attention layers."""
         return sum(self.encoders.values())
+
+    @property
+    def tokenizers(self) -> dict[str, int]:
+        """Every tokenizer of the CLIP -> its width: by these a CLIP is known."""
+        return {**self.encoders, **self.ids}
+
+    def reads_like(self, other: ModelFamily) -> bool:
+        """Whether its text encodings are those of another family: the same encoders, and no part
+        of the model, give them."""
+        if self.adapter or other.adapter:
+            return self.id == other.id
+        return (self.tokenizers, self.rows) == (other.tokenizers, other.rows)
+
+    def adapt(self, network: Any, encoding: Any, beside: Mapping[str, Any]) -> Any:
+        """What the layers see of a prompt [1, T, d].
+
+        Args:
+            network: a `diffusion_model` of ComfyUI's, on the device of `encoding`.
+            encoding: what the text encoder gave for it [1, t, d], in the network's dtype.
+            beside: what else it gave, by ComfyUI's names.
+        """
+        return encoding
+
+    def kept_by(self, network: Any) -> float:
+        """`kept` of one network: models of a family may differ in size."""
+        return self.kept
 
     # What models are of this family.
 
@@ -103,7 +145,11 @@ class ModelFamily:
         return self.network in (ancestor.__name__ for ancestor in type(network).__mro__)
 
     def text_widths(self, network: Any) -> set[int]:
-        """Widths of the text that the layers of a network take."""
+        """Widths of the text that the layers of a network take, or what is before them."""
+        if self.attention.before:
+            before = network.get_submodule(self.attention.before).modules()
+            widths = (int(part.in_features) for part in before if hasattr(part, "in_features"))
+            return {next(widths)}
         parts = self.layer_modules(network).values()
         return {int(getattr(part, self.attention.key).in_features) for part in parts}
 
@@ -135,12 +181,23 @@ class ModelFamily:
 
     def may_have(self, path: str) -> bool:
         """Whether `path` can be that of a cross-attention layer of these models."""
-        return self.attention.is_layer(path) and self.group(path) != ""
+        return self.attention.is_layer(path)
 
-    def group(self, path: str) -> str:
-        """Which part of the network the layer at `path` is in: "down", "middle" or "up", which are
-        its first, middle and last part where it is no UNet; "" for none."""
-        raise NotImplementedError
+    @property
+    def group_names(self) -> tuple[str, str, str]:
+        """What people call the first, the middle and the last of the groups of layers."""
+        return "early", "middle", "late"
+
+    def groups(self, paths: Iterable[str]) -> dict[str, str]:
+        """Which part of the network each layer is in: "down", "middle" or "up", which are its
+        first, middle and last third where it is no UNet.
+
+        Args:
+            paths: of all the network's layers.
+        """
+        ordered = in_order(paths)
+        thirds = ("down", "middle", "up")
+        return {path: thirds[3 * n // len(ordered)] for n, path in enumerate(ordered)}
 
 
 def in_order(paths: Iterable[str]) -> list[str]:

@@ -45,8 +45,9 @@ def _later(attention: CrossAttention) -> Refusal:
     )
 
 
-_WAN = _later(
-    CrossAttention("cross_attn", "k", "v", bias=True, key_norm="norm_k", before="text_embedding")
+_OF_WAN = Refusal(
+    "its network is derived of Wan's, with a video, a pose, a camera or sound beside the text, and "
+    "this pack knows Wan's own alone"
 )
 
 # Name of ComfyUI's model class -> why. A class inherits its parent's refusal.
@@ -108,25 +109,19 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
                 "attn2", "kv_proj", "kv_proj", bias=True, key_norm="k_norm", before="mlp_t5"
             )
         ),
-        "WAN21": _WAN,
-        "WAN22": _WAN,  # a class of its own in ComfyUI 0.3.52
+        "WAN21_CausalAR": _OF_WAN,
+        "WAN21_Vace": _OF_WAN,
+        "WAN21_Camera": _OF_WAN,
+        "WAN21_HuMo": _OF_WAN,
+        "WAN22_Animate": _OF_WAN,
+        "WAN_Animate2": _OF_WAN,
+        "WAN22_S2V": _OF_WAN,
+        "WAN21_SCAIL": _OF_WAN,
+        "WAN22_WanDancer": _OF_WAN,
+        "WAN21_FlowRVS": _NO_PICTURE,
         # A block's second part; its first, for the picture alone, ends in "attn" as well.
         "CosmosVideo": _later(
             CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
-        ),
-        "CosmosPredict2": _later(
-            CrossAttention("cross_attn", "k_proj", "v_proj", key_norm="k_norm")
-        ),
-        # The adapter of its language model runs once a prompt; the layers see a fixed context.
-        "Anima": _later(
-            CrossAttention(
-                "cross_attn",
-                "k_proj",
-                "v_proj",
-                key_norm="k_norm",
-                before="llm_adapter",
-                outside="llm_adapter",
-            )
         ),
         "LTXV": _later(
             CrossAttention(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -40,9 +41,18 @@ class UNetFamily(ModelFamily):
         """See `ModelFamily`."""
         return not _PARTS.isdisjoint(name.split("."))
 
-    def group(self, path: str) -> str:
-        """ "down", "middle" or "up"; see `ModelFamily`."""
-        return GROUPS.get(path.partition(".")[0], "")
+    def may_have(self, path: str) -> bool:
+        """See `ModelFamily`."""
+        return super().may_have(path) and path.partition(".")[0] in GROUPS
+
+    @property
+    def group_names(self) -> tuple[str, str, str]:
+        """See `ModelFamily`."""
+        return "down", "middle", "up"
+
+    def groups(self, paths: Iterable[str]) -> dict[str, str]:
+        """See `ModelFamily`; on the way down, in the middle, on the way up."""
+        return {path: GROUPS.get(path.partition(".")[0], "") for path in paths}
 
 
 def _vector(network: Any) -> int:

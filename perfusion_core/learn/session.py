@@ -104,10 +104,15 @@ def learn(
     try:
         every = flipped(pictures) if plan.flip else pictures
         groups = picture_groups(vae, every, stop_when_asked)
-        covariance = plan.covariance or covariance_of(clip, on_captions=stop_when_asked)
+        covariance = plan.covariance or covariance_of(
+            clip, on_captions=stop_when_asked, model=model
+        )
         shape = max((group.latents.shape[1:] for group in groups), key=lambda s: s.numel())
         batch = (plan.settings.batch_size, *shape)
-        with training_backbone(model, clip, batch, plan.checkpointing, half=True) as backbone:
+        once = not plan.settings.embedding_rate
+        with training_backbone(
+            model, clip, batch, plan.checkpointing, half=True, once=once
+        ) as backbone:
             painter = BackbonePainter(backbone, vae, shape, plan.settings.seed, stop_when_asked)
             # Without a scorer only the first prompt is shown, so paint only that.
             shown = prompts if scorer else prompts[:1]

@@ -53,14 +53,30 @@ class Backbone(Protocol):
         """Text encoder -> token embeddings [n, w] of a word (n tokens), in fp32."""
 
     def encode(
-        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+        self,
+        prompts: Sequence[str],
+        placeholder: str,
+        embeddings: Mapping[str, Tensor],
+        superclass: str = "",
     ) -> TrainingPrompts:
-        """Encode prompts with one placeholder in each; differentiable in its `embeddings`."""
+        """Encode prompts with one placeholder in each; differentiable in its `embeddings`.
+
+        Args:
+            superclass: what the placeholder is where nothing of it can be learned; some models
+                need it.
+        """
 
     def check_prompts(
-        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+        self,
+        prompts: Sequence[str],
+        placeholder: str,
+        embeddings: Mapping[str, Tensor],
+        superclass: str = "",
     ) -> None:
         """Raises TrainingError unless `encode` can take each of these prompts."""
+
+    def retire_encoder(self) -> None:
+        """No prompt is encoded after this; what does it may leave the device's memory."""
 
     def value_projection(self, layer: str, encoding: Tensor) -> Tensor:
         """W_V p [out] of one layer, without gradient, for an encoding p [d]."""
@@ -81,8 +97,8 @@ class Backbone(Protocol):
         """The denoising loss under the edit, per element.
 
         Args:
-            latents: clean latents [B, C, H, W], as the VAE gives them.
-            noise: standard normal [B, C, H, W].
+            latents: clean latents [B, C, H, W] or [B, C, F, H, W], as the VAE gives them.
+            noise: standard normal, of that shape.
             times: how far into the noise schedule [B], 0 (clean) to 1 (all noise), evenly
                 spread over the training time steps.
             encoded: of the batch's prompts.
@@ -90,7 +106,7 @@ class Backbone(Protocol):
             differences: layer path -> D [1, out].
             key_differences: layer path -> D^K [1, out]; None while keys are locked.
 
-        Returns the squared error [B, C, H, W] in fp32, of what the model predicts (noise, v or
+        Returns the squared error, of that shape, in fp32, of what the model predicts (noise, v or
         another). Differentiable in `encoded.context`, `encoded.extra` and the differences. Inputs
         may be on the CPU.
         """

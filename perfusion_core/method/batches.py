@@ -21,7 +21,7 @@ class PictureGroup:
     """Training pictures of one size.
 
     Attributes:
-        latents: [N, C, H, W], as the VAE gives them.
+        latents: [N, C, H, W], or with an axis of frames [N, C, F, H, W], as the VAE gives them.
         masks: where the concept is [N, h, w], at least 0, of any size; or None for everywhere.
         captions: what to say of each picture, with "{}" for the placeholder, or "" for a template;
             empty: templates for all.
@@ -35,10 +35,10 @@ class PictureGroup:
 
     def __post_init__(self) -> None:
         latents, masks = self.latents, self.masks
-        if latents.dim() != 4 or not len(latents):
+        if latents.dim() not in (4, 5) or not len(latents):
             raise TrainingError(
                 f"the latents have the shape {list(latents.shape)}; expected [pictures, channels, "
-                "height, width] with at least one picture"
+                "height, width], or with frames before the height, with at least one picture"
             )
         if not bool(latents.isfinite().all()):
             raise TrainingError(
@@ -65,10 +65,10 @@ class Batch:
     """One step.
 
     Attributes:
-        latents: clean [B, C, H, W].
-        noise: standard normal [B, C, H, W].
+        latents: clean [B, C, H, W] or [B, C, F, H, W].
+        noise: standard normal, of that shape.
         times: [B], 0 (clean) to 1 (all noise).
-        weights: of the loss [B, 1, H, W], or None.
+        weights: of the loss, of that shape with 1 for C and F, or None.
         prompts: B prompts with the placeholder in each.
     """
 
@@ -80,7 +80,7 @@ class Batch:
 
 
 def mask_weights(masks: Tensor, latents: Tensor) -> Tensor:
-    """Masks [N, h, w] as weights of the loss [N, 1, H, W] for latents [N, C, H, W].
+    """Masks [N, h, w] as weights of the loss [N, 1, (1,) H, W] for latents [N, C, (F,) H, W].
 
     Each is averaged down to the latents' size and divided by its own largest value, so that 1 is
     where the concept surely is. Raises TrainingError for a mask that is nowhere above 0.
@@ -94,7 +94,8 @@ def mask_weights(masks: Tensor, latents: Tensor) -> Tensor:
                 f"the mask of picture {number} is empty or not a number (counted among the "
                 "pictures of its size): draw where the concept is, or train without masks"
             )
-    return (averaged / peaks)[:, None].to(latents.device)
+    one = (1,) * (latents.dim() - 3)
+    return (averaged / peaks).reshape(len(masks), *one, height, width).to(latents.device)
 
 
 def batches(

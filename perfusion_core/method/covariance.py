@@ -72,7 +72,7 @@ class Covariance:
 
     def check_family(self, family: ModelFamily) -> None:
         """Raise CovarianceError unless it is of the text encodings of that family."""
-        if self.family != family.id:
+        if not FAMILIES[self.family].reads_like(family):
             raise CovarianceError(
                 f"the covariance is of {FAMILIES[self.family].title}'s text encoder, but the model "
                 f"is {family.title}: make one with this model's own CLIP, or connect none"

@@ -14,6 +14,7 @@ from .backbone import Backbone, TrainingPrompts
 from .batches import Batch, TrainingError
 from .covariance import Covariance
 from .edit import GatedEdit
+from .fixed_prompts import FixedPrompts
 from .templates import templates_for
 from .training_settings import TrainingSettings
 from .training_state import kept, optimizer_tensors, restore_parameters
@@ -53,10 +54,11 @@ class Learner:
         prompts = [t.format(placeholder) for t in templates_for(superclass)]
         # What comes up late is refused now, before anything was learned that it would end.
         more = [caption.replace("{}", placeholder) for caption in captions]
-        backbone.check_prompts([*prompts, *more], placeholder, start)
+        backbone.check_prompts([*prompts, *more], placeholder, start, superclass)
         with torch.no_grad():
             # p: with the superclass's own vectors, the placeholder is the superclass word.
-            self.superclass_encoding = _encoding(backbone.encode(prompts, placeholder, word))
+            encoded = backbone.encode(prompts, placeholder, word, superclass)
+            self.superclass_encoding = _encoding(encoded)
             # i starts there and follows the placeholder's encoding.
             self.target_input = self.superclass_encoding
             if begin is not None:
@@ -67,6 +69,11 @@ class Learner:
             encoder: vectors.detach().to(backbone.device, torch.float32, copy=True).requires_grad_()
             for encoder, vectors in start.items()
         }
+        self._fixed: FixedPrompts | None = None
+        if not settings.embedding_rate:
+            every = [*prompts, *more]
+            self._fixed = FixedPrompts(backbone, every, placeholder, self.embeddings, superclass)
+            backbone.retire_encoder()
         self.values = self._differences(backbone.value_projection, begin.values if begin else {})
         self.keys: _Differences | None = None
         if settings.key_mode == "trained":
@@ -94,7 +101,7 @@ class Learner:
 
     def step(self, batch: Batch) -> float:
         """One optimiser step; returns the loss before it."""
-        encoded = self.backbone.encode(batch.prompts, self.placeholder, self.embeddings)
+        encoded = self._encoded(batch.prompts)
         # Once a step and not within the forward, which checkpointing would run twice.
         keep = self.settings.ema
         self.target_input = keep * self.target_input + (1 - keep) * _encoding(encoded)
@@ -148,6 +155,11 @@ class Learner:
         if self.keys is not None:
             named |= {f"key.{path}": v for path, v in self.keys.named().items()}
         return named
+
+    def _encoded(self, prompts: Sequence[str]) -> TrainingPrompts:
+        if self._fixed is not None:
+            return self._fixed.of(prompts)
+        return self.backbone.encode(prompts, self.placeholder, self.embeddings, self.superclass)
 
     def concept(self, notes: Mapping[str, object]) -> Concept:
         """What was learned so far."""

@@ -25,6 +25,8 @@ class TrainingSettings:
         vectors: how many the placeholder takes in a prompt; 0 for as many as the superclass has
             tokens, which is what the global key lock aligns best.
         embedding_rate: Adam's rate for the placeholder's token embeddings, absolute as published.
+            0: they stay the superclass's, so that each prompt is encoded once, and values alone
+            are learned.
         value_rate: Adam's rate for the values, relative to the root mean square of W_V p in
             each layer, so that it means the same in every model and layer.
         bias, temperature: of the gate while training.

@@ -24,7 +24,7 @@ from ..comfy.tokenizers import encoder_widths
 from ..concept.concept import Concept, check_words
 from ..concept.placeholder import same_word
 from ..draw.gate_table import TokenGates
-from ..families import FAMILIES
+from ..families import FAMILIES, ModelFamily
 from ..limits import MAX_CONCEPTS, MAX_KEPT, MAX_NODES, MAX_TEXT
 
 
@@ -119,7 +119,7 @@ class Encoders:
         return Similarities(
             tuple(gates.words),
             tuple(tuple(column) for column in gates.similarities.T.tolist()),
-            family_of_clip(clip).id,
+            _family(clip, concepts[0]).id,
             own,
         )
 
@@ -128,7 +128,7 @@ class Encoders:
         alive = {name: clip for name, known in nodes if (clip := known.clip())}
         gone = [known.widths for name, known in nodes if name not in alive]
         own = alive.get(node)
-        encoders = dict(FAMILIES[concept.family].encoders)
+        encoders = FAMILIES[concept.family].tokenizers
         fitting = [clip for clip in alive.values() if encoder_widths(clip) == encoders]
         # A node of another graph, for another family, may have the same id.
         if own is not None and (own in fitting or not fitting):
@@ -140,6 +140,12 @@ class Encoders:
     def _answers_of(self, clip: Clip) -> _Answers:
         with self._lock:
             return self._answers.setdefault(clip, BoundedCache(MAX_KEPT))
+
+
+def _family(clip: Clip, concept: Concept) -> ModelFamily:
+    """The CLIP's family: the concept's, where several have the same text encoders."""
+    family = FAMILIES[concept.family]
+    return family if family.tokenizers == encoder_widths(clip) else family_of_clip(clip)
 
 
 encoders = Encoders()

@@ -132,3 +132,30 @@ def pot(model: Any, clip: Any) -> Any:
     from tiny_models import tiny_concept
 
     return tiny_concept(model, clip, "pot*", "teapot", seed=7)
+
+
+# Small transformers of ComfyUI's own classes, one after the other.
+
+
+@pytest.fixture(scope="module", params=["COSMOS", "ANIMA", "WAN"])
+def dit(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A family of transformers at small widths, which the pack knows meanwhile."""
+    import tiny_dits
+
+    found: tiny_dits.TinyDit = getattr(tiny_dits, request.param)
+    if not found.here:
+        pytest.skip(f"this ComfyUI has no {found.config}")
+    with tiny_dits.registered(found.family):
+        yield found
+
+
+@pytest.fixture
+def dit_model(dit: Any) -> Any:
+    """A small MODEL of it with random weights, new for each test."""
+    return dit.model()
+
+
+@pytest.fixture(scope="module")
+def dit_clip(dit: Any) -> Any:
+    """Its CLIP, with ComfyUI's real tokenizers."""
+    return dit.clip()

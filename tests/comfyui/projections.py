@@ -85,10 +85,10 @@ def tapped(model: Any) -> Any:
 def reference(
     weight: torch.Tensor, context: torch.Tensor, stack: Iterable[ConceptEntry], path: str | None
 ) -> torch.Tensor:
-    """Eq. 4 in float64: h = W e_perp + sum_j g_j o_j. No path: keys.
+    """The edit in float64: h = W e + sum_j g_j (o_j - s_j W i_j). No path: keys.
 
-    Gates are at e's coordinates along the concepts, in which eigenvalues of the concepts'
-    correlations below LEAST_APART are raised to it.
+    s are e's coordinates along the concepts, in which eigenvalues of the concepts' correlations
+    below LEAST_APART are raised to it.
     """
     w, e = weight.double(), context.double()
     stack = list(stack)
@@ -96,12 +96,11 @@ def reference(
     inputs = torch.stack([c.target_input.double() for c in concepts], dim=1)
     whitened = torch.stack([c.whitened_target.double() for c in concepts], dim=1)
     gram = whitened.T @ inputs
-    shares = torch.linalg.solve(gram, (e @ whitened).mT).mT
     lengths = gram.diagonal().sqrt()
     values, vectors = torch.linalg.eigh(gram / lengths / lengths[:, None])
     blunt = (vectors * values.clamp(min=LEAST_APART)) @ vectors.T * lengths * lengths[:, None]
     similarities = torch.linalg.solve(blunt, (e @ whitened).mT).mT
-    h = (e - shares @ inputs.T) @ w.T
+    h = e @ w.T
     for j, (entry, concept) in enumerate(zip(stack, concepts, strict=True)):
         gate = torch.sigmoid(
             (similarities[..., j] - entry.settings.bias) / entry.settings.temperature
@@ -109,7 +108,8 @@ def reference(
         output = w @ concept.superclass_encoding.double()
         if path is not None:
             output = output + concept.values[path].double()
-        h = h + gate[..., None] * output
+        taken = similarities[..., j, None] * (w @ inputs[:, j])
+        h = h + gate[..., None] * (output - taken)
     return h
 
 

@@ -92,10 +92,10 @@ def test_concepts_take_turns(model: Model, clip: CLIP, teddy: Concept) -> None:
 def test_a_weight_of_0_leaves_its_layers_alone(model: Model, clip: CLIP, teddy: Concept) -> None:
     paths = layer_paths(model)
     assert paths == in_order(paths)
-    family = detect_family(model)
+    groups = detect_family(model).groups(paths)
     entry = ConceptEntry(teddy, replace(ON, layers=LayerWeights(down=0.0, single={paths[-1]: 0.0})))
     (seen,) = hooked(apply_stack(model, [entry]), clip, teddy, steps=1)
-    kept = [p for p in paths[:-1] if family.group(p) != "down"]
+    kept = [p for p in paths[:-1] if groups[p] != "down"]
     assert kept
     assert sorted(seen) == sorted(f"diffusion_model.{p}.to_{x}" for p in kept for x in "kv")
     nothing = replace(entry, settings=replace(ON, layers=LayerWeights(0.0, 0.0, 0.0)))

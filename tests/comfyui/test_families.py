@@ -21,7 +21,18 @@ import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from tiny_models import patched_modules, sample
-from true_models import CPU, META, UNETS, learned_concept, random_concept, true_clip, true_model
+from true_models import (
+    CPU,
+    LARGE,
+    META,
+    NETWORKS,
+    TRANSFORMERS,
+    UNETS,
+    learned_concept,
+    random_concept,
+    true_clip,
+    true_model,
+)
 
 from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.concept_entry import recommended
@@ -30,7 +41,7 @@ from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
 from perfusion_core.comfy.pictures import thumbnail
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.comfy.stack import apply_stack, layer_paths, stack_of, tune
-from perfusion_core.concept.concept import Concept
+from perfusion_core.concept.concept import Concept, ConceptError
 from perfusion_core.concept.concept_file import load_concept, save_concept
 from perfusion_core.families import FAMILIES, REFUSED
 from perfusion_core.method.backbone import TrainingPrompts
@@ -55,12 +66,12 @@ def outs(model: Model) -> dict[str, int]:
 # --- true layers
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_true_models_are_what_comfyui_takes_them_for(name: str) -> None:
     weights = shapes(name).model.diffusion_model.state_dict()
     found = comfy.model_detection.model_config_from_unet(dict(weights), "")
     assert type(found).__name__ == name
-    assert {key: found.unet_config[key] for key in UNETS[name]} == UNETS[name]
+    assert {key: found.unet_config[key] for key in NETWORKS[name]} == NETWORKS[name]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +93,7 @@ def test_layers_numbers_and_bytes_of_a_concept(
     assert {layer.text_width for layer in layers.values()} == {found.context_width}
     assert {layer.key.bias for layer in layers.values()} == {None}
     assert sum(outs(model).values()) == numbers
-    assert {found.group(path) for path in layers} == {"down", "middle", "up"}
+    assert set(found.groups(layers).values()) == {"down", "middle", "up"}
 
     concept = random_concept(found, outs(model))
     save_concept(concept, tmp_path / "plain.safetensors")
@@ -93,6 +104,57 @@ def test_layers_numbers_and_bytes_of_a_concept(
     carrying = apply_stack(model, [recommended(loaded)])
     assert [entry.concept for entry in stack_of(carrying)] == [loaded]
     assert layer_paths(carrying) == list(layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "large", "layers", "out", "width"),
+    [
+        ("CosmosT2IPredict2", False, 28, 2048, 1024),
+        ("CosmosT2IPredict2", True, 36, 5120, 1024),
+        ("CosmosI2VPredict2", False, 28, 2048, 1024),
+        ("Anima", False, 28, 2048, 1024),
+        ("WAN21_T2V", False, 30, 1536, 4096),
+        ("WAN21_T2V", True, 40, 5120, 4096),
+        ("WAN21_I2V", False, 40, 5120, 4096),
+        ("WAN22_T2V", False, 30, 3072, 4096),
+    ],
+)
+def test_concepts_of_transformers_fit_their_true_layers(
+    name: str, large: bool, layers: int, out: int, width: int, tmp_path: Path
+) -> None:
+    if name not in TRANSFORMERS:
+        pytest.skip(f"this ComfyUI has no {name}")
+    model = true_model(name, **(LARGE[name] if large else {}))
+    family = detect_family(model)
+    assert family.id == FITS[name]
+    assert outs(model) == {f"blocks.{n}.cross_attn": out for n in range(layers)}
+    assert {layer.text_width for layer in layers_of(model, family).values()} == {width}
+    assert family.context_width == width
+    concept = random_concept(family, outs(model))
+    save_concept(concept, tmp_path / "c.safetensors")
+    loaded = load_concept(tmp_path / "c.safetensors")
+    assert (tmp_path / "c.safetensors").stat().st_size < 2 * layers * out + 12 * width + 40_000
+    carrying = apply_stack(model, [recommended(loaded)])
+    assert layer_paths(carrying) == list(outs(model))
+    if large:
+        with pytest.raises(ConceptError, match="not laid out as the one it was trained for"):
+            apply_stack(shapes(name), [recommended(loaded)])
+
+
+def test_families_of_one_width_of_text_are_told_apart(tmp_path: Path) -> None:
+    """SD 2's, Cosmos-Predict2's and Anima's texts are all 1024 wide."""
+    names = ["SD20", *TRANSFORMERS]
+    for name in names:
+        weights = shapes(name).model.diffusion_model.state_dict()
+        for prefix in ("", "model.diffusion_model.", "net."):
+            found = {f"{prefix}{key}": tuple(value.shape) for key, value in weights.items()}
+            fitting = [f.id for f in FAMILIES.values() if f.recognises_file(found)]
+            assert fitting == [FITS[name]], (name, prefix)
+    for name in names[1:]:
+        other = shapes("Anima" if FITS[name] == "cosmos2" and "Anima" in names else "SD20")
+        concept = random_concept(detect_family(shapes(name)), outs(shapes(name)))
+        with pytest.raises(ConceptError, match="was trained for"):
+            apply_stack(other, [recommended(concept)])
 
 
 def test_a_concept_with_a_preview_is_small_too(tmp_path: Path) -> None:

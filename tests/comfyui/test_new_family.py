@@ -106,10 +106,6 @@ class StubFamily(ModelFamily):
     def has_part(self, name: str) -> bool:
         return "blocks" in name.split(".")
 
-    def group(self, path: str) -> str:
-        parts = path.split(".")
-        return ("down", "middle", "up")[int(parts[1])] if parts[0] == "blocks" else ""
-
 
 STUB = StubFamily(
     id="stub",
@@ -185,7 +181,7 @@ def test_it_is_recognised_with_its_layers(model: Any) -> None:
     family = detect_family(model)
     assert family is STUB
     layers = layers_of(model, family)
-    assert [family.group(path) for path in layers] == ["down", "middle", "up"]
+    assert list(family.groups(layers).values()) == ["down", "middle", "up"]
     assert {layer.out for layer in layers.values()} == {WIDTH}
     assert all(layer.fused for layer in layers.values())
 
@@ -248,8 +244,8 @@ def test_keys_and_values_are_the_formula_with_the_bias_once(model: Any, clip: An
         similarity = context @ whitened / (target @ whitened)
         gate = torch.sigmoid((similarity - 0.5) / 0.15)
         opened = max(opened, float(gate.max()))
-        edited = context - similarity[..., None] * target + gate[..., None] * superclass
-        edited = context + 1.3 * (edited - context)
+        moved = gate[..., None] * (superclass - similarity[..., None] * target)
+        edited = context + 1.3 * moved
         expected = edited @ weight.T + bias
         expected[..., WIDTH:] += 1.3 * gate[..., None] * concept.values[path].double()
         assert torch.allclose(both, expected, rtol=1e-4, atol=1e-4)

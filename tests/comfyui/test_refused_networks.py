@@ -1,4 +1,4 @@
-"""What the table says of networks with cross-attention that are not supported yet, on networks.
+"""What the tables say of transformers with cross-attention, supported or not yet, on networks.
 
 Each is ComfyUI's own class, small, with random weights, and runs: the text is followed on its way
 to the keys.
@@ -7,7 +7,7 @@ to the keys.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.ldm.cosmos.model
@@ -24,6 +24,9 @@ from tiny_models import randomise
 from torch import Tensor, nn
 
 from perfusion_core.families import REFUSED, CrossAttention
+from perfusion_core.families.anima import ANIMA
+from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.wan import WAN21
 
 TEXT, TOKENS, BLOCKS = 24, 7, 2  # a text width that no other part of these networks has
 ADAPTED, PADDED = 5, 512  # encodings that Anima's adapter gives, and as many with the zeros behind
@@ -196,7 +199,13 @@ LATER = {
     for name, refusal in REFUSED.items()
     if refusal.attention and hasattr(comfy.model_base, name)
 }
-del LATER["WAN22"]  # the network of WAN21
+# And those that are supported, the same way.
+WAYS = {
+    **LATER,
+    "CosmosPredict2": COSMOS2.attention,
+    "WAN21": WAN21.attention,
+    "Anima": replace(ANIMA.attention, before=ANIMA.adapter),
+}
 
 
 def text(seed: int = 0) -> Tensor:
@@ -209,13 +218,13 @@ def rows(tensor: Tensor) -> Tensor:
 
 
 def test_every_entry_with_cross_attention_has_its_network_here() -> None:
-    assert SMALL.keys() == LATER.keys()
+    assert SMALL.keys() == {name for name in WAYS if hasattr(comfy.model_base, name)}
     assert all(hasattr(comfy.model_base, name) for name in SMALL)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_text_takes_the_way_that_the_table_says(name: str) -> None:
-    where, small = LATER[name], SMALL[name]
+    where, small = WAYS[name], SMALL[name]
     network, context = small.network(), text()
     layers = {path: part for path, part in network.named_modules() if where.is_layer(path)}
     assert len(layers) == BLOCKS

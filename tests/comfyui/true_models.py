@@ -107,6 +107,71 @@ UNETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+_COSMOS: dict[str, Any] = {
+    "image_model": "cosmos_predict2",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 2048,
+    "concat_padding_mask": True,
+    "crossattn_emb_channels": 1024,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True,
+    "pos_emb_interpolation": "crop",
+    "min_fps": 1,
+    "max_fps": 30,
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 256,
+    "num_blocks": 28,
+    "num_heads": 16,
+    "extra_per_block_abs_pos_emb": False,
+}
+_WAN: dict[str, Any] = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 1536,
+    "ffn_dim": 8960,
+    "num_heads": 12,
+    "num_layers": 30,
+    "in_dim": 16,
+    "out_dim": 16,
+    "patch_size": (1, 2, 2),
+    "freq_dim": 256,
+    "window_size": (-1, -1),
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
+}
+_WAN_14B = {**_WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+_WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_dim": 48}
+
+# The larger one of a config class, which ComfyUI knows by its shapes.
+LARGE: Mapping[str, Mapping[str, Any]] = {
+    "CosmosT2IPredict2": {"model_channels": 5120, "num_blocks": 36, "num_heads": 40},
+    "WAN21_T2V": _WAN_14B,
+}
+
+# The same of transformers; those that this ComfyUI has.
+TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
+    name: arguments
+    for name, arguments in {
+        "CosmosT2IPredict2": _COSMOS,
+        "CosmosI2VPredict2": {**_COSMOS, "in_channels": 17},
+        "Anima": {**_COSMOS, "image_model": "anima"},
+        "WAN21_T2V": _WAN,
+        "WAN21_I2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 36},
+        "WAN21_FunControl2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 48},
+        "WAN22_T2V": {**_WAN, **_WAN_5B},
+    }.items()
+    if hasattr(comfy.supported_models, name)
+}
+
+NETWORKS: Mapping[str, Mapping[str, Any]] = {**UNETS, **TRANSFORMERS}
+
 
 def true_model(
     name: str,
@@ -121,10 +186,10 @@ def true_model(
 
     Args:
         marks: those of a checkpoint's weights by which ComfyUI knows what the model predicts.
-        unet: arguments in place of those in `UNETS`.
+        unet: arguments in place of those in `NETWORKS`.
     """
     thin = unet if channels is None else {"model_channels": channels, **unet}
-    config = getattr(comfy.supported_models, name)({**UNETS[name], "dtype": dtype, **thin})
+    config = getattr(comfy.supported_models, name)({**NETWORKS[name], "dtype": dtype, **thin})
     base = config.get_model(dict(marks or {}), "", device=device)
     if device != META:
         fill(base.diffusion_model, seed)

@@ -145,5 +145,8 @@ def test_layers_that_differ_are_named(make_concept: MakeConcept) -> None:
 
 def test_the_widths_of_the_families_are_those_of_their_models() -> None:
     widths = {family.id: family.context_width for family in FAMILIES.values()}
-    assert widths == {"sd1": 768, "sd2": 1024, "sdxl": 2048, "emoji": 192}
+    assert widths == {
+        **{"sd1": 768, "sd2": 1024, "sdxl": 2048, "emoji": 192},
+        **{"cosmos2": 1024, "anima": 1024, "wan21": 4096, "wan22_5b": 4096},
+    }
     assert list(FAMILIES["sdxl"].encoders) == ["clip_l", "clip_g"]  # the order in the context

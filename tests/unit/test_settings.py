@@ -74,8 +74,16 @@ def test_layers_are_ordered_by_number_and_have_a_group() -> None:
     shuffled = [PATHS[i] for i in (2, 3, 0, 1)]
     assert in_order(shuffled) == PATHS
     family = FAMILIES["sd1"]
-    assert [family.group(path) for path in PATHS] == ["down", "down", "down", "middle"]
-    assert family.group("output_blocks.3.1.attn2") == "up"
+    assert list(family.groups(PATHS).values()) == ["down", "down", "down", "middle"]
+    assert family.groups(["output_blocks.3.1.attn2"]) == {"output_blocks.3.1.attn2": "up"}
+
+
+def test_the_layers_of_a_transformer_are_in_thirds() -> None:
+    family = FAMILIES["cosmos2"]
+    paths = [f"blocks.{n}.cross_attn" for n in range(28)]
+    groups = family.groups(reversed(paths))
+    named = [groups[path] for path in paths]
+    assert named == ["down"] * 10 + ["middle"] * 9 + ["up"] * 9
 
 
 def test_every_refusal_is_a_sentence_that_fits_its_message() -> None:

@@ -60,7 +60,11 @@ class Toy:
         return {"clip_l": torch.stack([self.word(part) for part in word.split()])}
 
     def encode(
-        self, prompts: Sequence[str], placeholder: str, embeddings: Mapping[str, Tensor]
+        self,
+        prompts: Sequence[str],
+        placeholder: str,
+        embeddings: Mapping[str, Tensor],
+        superclass: str = "",
     ) -> TrainingPrompts:
         vectors = embeddings["clip_l"]
         length = 10 + len(vectors)
@@ -80,6 +84,9 @@ class Toy:
         return TrainingPrompts(context, positions, extra="pooled")
 
     def check_prompts(self, *_: object) -> None:
+        pass
+
+    def retire_encoder(self) -> None:
         pass
 
     def encode_captions(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -498,6 +505,31 @@ def test_a_step_has_one_template_and_each_comes_up_before_any_comes_again(learn:
     assert toy.heard[0] == templates
     assert all(len(prompts) == 1 for prompts in steps)
     assert set().union(*steps) == templates
+
+
+def test_with_a_fixed_embedding_each_prompt_is_encoded_once_and_values_learn(learn: Learn) -> None:
+    class Retiring(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: list[str] = []
+            self.retired = False
+
+        def encode(self, prompts: Sequence[str], *rest: object) -> TrainingPrompts:
+            assert not self.retired
+            self.heard += prompts
+            return super().encode(prompts, *rest)  # type: ignore[arg-type]
+
+        def retire_encoder(self) -> None:
+            self.retired = True
+
+    toy = Retiring()
+    result = learn(toy, steps=20, embedding_rate=0.0)
+    templates = [template.format("berry*") for template in templates_for("teddy")]
+    assert toy.retired
+    assert sorted(toy.heard) == sorted(templates * 2)  # the superclass, and the placeholder
+    start = toy.superclass_embeddings("teddy")["clip_l"].half()
+    assert torch.equal(result.concept.embeddings["clip_l"], start)
+    assert all(bool(value.any()) for value in result.concept.values.values())
 
 
 @pytest.mark.parametrize(("superclass", "vectors"), [("teddy", 3), ("big teddy bear", 2)])

@@ -1,0 +1,244 @@
+"""Training on transformers: gradients, the modes of training, memory, and the node as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import comfy.model_management
+import comfy.model_sampling
+import pytest
+import torch
+from dit_work import PROMPT, latents, learned, sampled
+from tiny_dits import TinyDit
+from tiny_models import patched_modules
+from torch import Tensor
+
+from perfusion_core.comfy.backbone import ComfyBackbone, training_backbone
+from perfusion_core.comfy.concept_entry import recommended
+from perfusion_core.comfy.differentiable import Differentiable
+from perfusion_core.comfy.models import ComfyMismatch, detect_family, layers_of
+from perfusion_core.comfy.prompts import add_concepts
+from perfusion_core.comfy.stack import apply_stack
+from perfusion_core.method.backbone import TrainingPrompts
+from perfusion_core.method.batches import PictureGroup, batches
+from perfusion_core.method.edit import GatedEdit
+from perfusion_core.method.settings import ConceptSettings
+
+SHAPE = (2, 16, 1, 8, 8)
+TIMES = torch.tensor([0.3, 0.7])
+EDIT = ConceptSettings(bias=0.2, temperature=0.3)
+
+
+@contextmanager
+def training(model: Any, clip: Any, **options: Any) -> Iterator[ComfyBackbone]:
+    with torch.inference_mode(), training_backbone(model, clip, SHAPE, "off", **options) as made:
+        yield made
+
+
+def edit_of_prompt(encoded: TrainingPrompts) -> GatedEdit:
+    """An edit that is open at the placeholder and somewhat elsewhere."""
+    target = encoded.context.detach()[encoded.positions][:1].double()
+    superclass = target.roll(5, dims=1)
+    return GatedEdit(target, target, superclass, [EDIT])
+
+
+def differences(backbone: ComfyBackbone) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        path: (0.3 * torch.randn(1, out, generator=generator)).requires_grad_()
+        for path, out in backbone.layers.items()
+    }
+
+
+def noise() -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(4))
+
+
+class Reference:
+    """The loss of a step in float64, written out: the network is ComfyUI's, the rest is not."""
+
+    def __init__(self, model: Any) -> None:
+        self.base = model.model
+        self.network = deepcopy(model.model.diffusion_model).double()
+        self.network.dtype = torch.float64
+        if hasattr(self.network, "patch_embedding"):  # Wan has it in fp32
+            self.network.patch_embedding.float()
+
+    def loss(self, context: Tensor, edit: GatedEdit, learned_values: dict[str, Tensor]) -> Tensor:
+        sampling = self.base.model_sampling
+        clean = self.base.process_latent_in(latents()).double()
+        sigmas = torch.tensor(
+            [sampling.percent_to_sigma(1 - t) for t in TIMES.tolist()], dtype=torch.float64
+        ).view(-1, 1, 1, 1, 1)
+        if isinstance(sampling, comfy.model_sampling.CONST):  # Anima
+            noisy = sigmas * noise().double() + (1 - sigmas) * clean
+            given, share, keeps = noisy, sigmas, torch.ones_like(sigmas)
+        else:  # Cosmos-Predict2
+            noisy = sigmas * noise().double() + clean
+            share = sigmas / (sigmas + 1)
+            given, keeps = noisy * (1 - share), 1 - share
+        target, whitened = edit.target_inputs[0], edit.whitened[0]
+        similarity = context @ whitened / (target @ whitened)
+        gate = torch.sigmoid((similarity - EDIT.bias) / EDIT.temperature)
+        gate = (gate * context.any(dim=-1))[..., None]
+        edited = context + gate * (edit.superclasses[0] - similarity[..., None] * target)
+        handles = []
+        for path, value in learned_values.items():
+            layer = self.network.get_submodule(path)
+            values = layer.v_proj if hasattr(layer, "v_proj") else layer.v
+            # Every layer is given the edited text; values get what was learned.
+            handles.append(
+                values.register_forward_hook(
+                    lambda _, __, out, value=value: out + gate * value.double()
+                )
+            )
+        times = sampling.timestep(sigmas.flatten().float()).double()
+        with Differentiable():
+            predicted = self.network(given, times, edited)
+        for handle in handles:
+            handle.remove()
+        # x0 = keeps x - share f: the error of f.
+        return (((keeps * noisy - share * predicted) - clean) / -share).square()
+
+
+def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_clip: Any) -> None:
+    with training(dit_model, dit_clip) as backbone:
+        word = backbone.superclass_embeddings("teddy")
+        encoded = backbone.encode([PROMPT, PROMPT], "teddy*", word, "teddy")
+        edit = edit_of_prompt(encoded)
+        context = encoded.context.detach().requires_grad_()
+        learned_values = differences(backbone)
+        found = backbone.loss(
+            latents(),
+            noise(),
+            TIMES,
+            TrainingPrompts(context, encoded.positions),
+            edit,
+            learned_values,
+        )
+        found.mean().backward()
+        assert found.shape == SHAPE
+
+        exact = context.detach().double().requires_grad_()
+        values = {p: v.detach().double().requires_grad_() for p, v in learned_values.items()}
+        expected = Reference(dit_model).loss(exact, edit, values)
+        expected.mean().backward()
+    assert torch.allclose(found.double(), expected, rtol=2e-4, atol=2e-5)
+    pairs = [(context.grad, exact.grad)]
+    pairs += [(learned_values[p].grad, values[p].grad) for p in values]
+    for ours, theirs in pairs:
+        assert ours is not None
+        assert theirs is not None
+        assert float(theirs.norm()) > 0
+        assert float((ours.double() - theirs).norm() / theirs.norm()) < 2e-5
+
+
+def test_the_gradient_reaches_the_embedding_through_encoder_adapter_and_layers(
+    dit: TinyDit, dit_model: Any, dit_clip: Any
+) -> None:
+    """Against a difference of two losses along a direction."""
+    (name,) = dit.family.encoders
+    with training(dit_model, dit_clip) as backbone:
+        start = backbone.superclass_embeddings("teddy")[name]
+        learned_values = {p: v.detach() for p, v in differences(backbone).items()}
+        with torch.no_grad():
+            edit = edit_of_prompt(backbone.encode([PROMPT] * 2, "teddy*", {name: start}, "teddy"))
+
+        def loss(vectors: Tensor) -> Tensor:
+            encoded = backbone.encode([PROMPT] * 2, "teddy*", {name: vectors}, "teddy")
+            return (
+                backbone.loss(latents(), noise(), TIMES, encoded, edit, learned_values)
+                .double()
+                .mean()
+            )
+
+        vectors = start.clone().requires_grad_()
+        loss(vectors).backward()
+        gradient = vectors.grad
+        assert gradient is not None
+        direction = gradient / gradient.norm()
+        step = 0.02
+        with torch.no_grad():
+            rise = (loss(start + step * direction) - loss(start - step * direction)) / (2 * step)
+    assert float(gradient.norm()) > 1e-4
+    assert float(rise) == pytest.approx(float(gradient.norm()), rel=0.05)
+
+
+def test_the_embedding_and_values_move_and_the_model_does_not(
+    dit: TinyDit, dit_model: Any, dit_clip: Any
+) -> None:
+    before = {n: p.clone() for n, p in dit_model.model.named_parameters()}
+    concept = learned(dit_model, dit_clip, embedding_rate=0.01)
+    with training(dit_model, dit_clip) as backbone:
+        start = backbone.superclass_embeddings("teddy")
+    for name in dit.family.encoders:
+        assert not torch.equal(concept.embeddings[name], start[name].half())
+    assert set(concept.embeddings) == set(dit.family.encoders)
+    assert all(torch.equal(p, before[n]) for n, p in dit_model.model.named_parameters())
+    assert patched_modules(dit_model) == []
+
+
+def test_with_a_fixed_embedding_the_encoder_leaves_the_device_before_the_first_step(
+    dit: TinyDit, dit_model: Any, dit_clip: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[set[Any]] = []
+    load = comfy.model_management.load_models_gpu
+
+    def noted(models: Any, *args: Any, **kwargs: Any) -> Any:
+        loaded.append({type(patcher.model).__name__ for patcher in models})
+        return load(models, *args, **kwargs)
+
+    calls: list[None] = []
+    encoder = getattr(dit_clip.cond_stage_model, next(iter(dit.family.encoders)))
+    handle = encoder.register_forward_hook(lambda *_: calls.append(None))
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", noted)
+    try:
+        concept = learned(dit_model, dit_clip, embedding_rate=0.0, steps=6)
+        few = len(calls)
+        learned(dit_model, dit_clip, embedding_rate=0.0, steps=12)
+    finally:
+        handle.remove()
+    assert len(calls) == 2 * few  # no more for more steps
+    text, picture = type(dit_clip.cond_stage_model).__name__, type(dit_model.model).__name__
+    assert loaded[0] == ({text, picture} if dit.family.adapter else {text})
+    assert loaded[1] == {picture}
+    assert all(bool(value.any()) for value in concept.values.values())
+    knowing = add_concepts(dit_clip, [concept])
+    on = apply_stack(dit_model, [recommended(concept)])
+    assert not torch.allclose(sampled(on, knowing), sampled(dit_model, knowing), atol=1e-3)
+
+
+def test_trained_keys_learn_behind_their_norm(dit_model: Any, dit_clip: Any) -> None:
+    concept = learned(dit_model, dit_clip, key_mode="trained")
+    assert all(bool(key.any()) for key in concept.keys.values())
+
+
+def test_masks_weigh_the_loss_of_frames(dit_model: Any, dit_clip: Any) -> None:
+    masks = torch.zeros(2, 32, 32)
+    masks[:, 8:24, 8:24] = 1
+    batch = next(batches([PictureGroup(latents(), masks)], "teddy*", "teddy", 2, seed=0))
+    assert batch.weights is not None
+    assert batch.weights.shape == (2, 1, 1, 8, 8)
+    assert batch.weights[0, 0, 0, 4, 4] == 1
+    assert batch.weights[0, 0, 0, 0, 0] == 0
+
+
+def test_latents_without_frames_are_refused(dit: TinyDit, dit_model: Any, dit_clip: Any) -> None:
+    expected = r"\[pictures, channels, frames, height, width\]"
+    without = training_backbone(dit_model, dit_clip, (1, 16, 8, 8))
+    with pytest.raises(ComfyMismatch, match=expected), without:
+        pass
+
+
+def test_the_memory_that_a_step_keeps_is_what_the_family_says(
+    dit: TinyDit, dit_model: Any, dit_clip: Any
+) -> None:
+    family = detect_family(dit_model)
+    layers = layers_of(dit_model, family)
+    widths = sum(layer.out for layer in layers.values())
+    true = {"tiny_wan21": 40 * 5120}.get(family.id, 28 * 2048)
+    found = family.kept_by(dit_model.model.diffusion_model)
+    assert found == pytest.approx(family.kept * widths / true)
