@@ -7,6 +7,7 @@ of the keys. Import this only where ComfyUI is importable.
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
-import comfy.text_encoders.cosmos
 import comfy.text_encoders.t5
 import torch
 from safetensors.torch import load_file
@@ -97,7 +97,7 @@ class EmojiT5Tokenizer(comfy.sd1_clip.SDTokenizer):
     def __init__(
         self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None
     ) -> None:
-        folder = os.path.dirname(comfy.text_encoders.cosmos.__file__)
+        folder = os.path.dirname(inspect.getfile(comfy.text_encoders.t5.T5))
         super().__init__(
             os.path.join(folder, "t5_tokenizer"),
             embedding_directory=embedding_directory,

@@ -14,8 +14,8 @@ from .concept import Concept, ConceptError
 from .safetensors_file import shortened
 
 FORMAT = "perfusion-concept"
-# 3: learned with the gate on the whole of the edit. 1, and 2 with trained keys: learned with what is
-# subtracted ungated; they are used as any other.
+# 3: learned with the gate on the whole of the edit. 1, and 2 with trained keys: learned where what
+# is subtracted had none; they are used as any other.
 VERSION, READ = "3", ("1", "2", "3")
 
 LONGEST_PREVIEW = 4 * MAX_PREVIEW // 3 + 4  # as base64

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from comfy.sd import CLIP
-from projections import assert_edited, batches, error, reference, tapped
+from projections import assert_edited, batches, error, tapped
 from tiny_models import tiny_clip, tiny_concept, tiny_model, whitened
 
 from perfusion_core.comfy.concept_entry import ConceptEntry
@@ -108,15 +108,17 @@ def test_one_concept_twice_is_projected_out_once_and_shares_its_word(
     first = stack[0]
     again: Concept = replace(first.concept, placeholder="bear*", name="again")
     seen = run(model, clip, [first, replace(first, concept=again)], PROMPTS["short"], "blurry")
-    closed = replace(first, settings=ConceptSettings(bias=1e3))
-    # The gate at half the similarity.
-    bias, temperature = 2 * first.settings.bias, 2 * first.settings.temperature
-    half = replace(first, settings=ConceptSettings(bias, temperature))
+    own = first.concept
+    target, whitened = own.target_input.double(), own.whitened_target.double()
     for p in seen:
-        path = p.path if p.kind == "v" else None
-        without = reference(p.weight, p.context, [closed], path)
-        added = reference(p.weight, p.context, [half], path) - without
-        assert error(p.output, without + 2 * added) < 1e-4
+        # Each has half of the similarity, and gives way to its own target output.
+        half = p.context.double() @ whitened / (target @ whitened) / 2
+        gate = torch.sigmoid((half - first.settings.bias) / first.settings.temperature)
+        output = p.weight @ own.superclass_encoding.double()
+        if p.kind == "v":
+            output = output + own.values[p.path].double()
+        change = gate[..., None] * (output - half[..., None] * (p.weight @ target))
+        assert error(p.output, p.plain + 2 * change) < 1e-4
 
 
 @pytest.mark.parametrize("count", [8, 16])

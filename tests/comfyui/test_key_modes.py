@@ -98,7 +98,8 @@ def test_training_learns_them_and_the_file_keeps_them(
     for p in seen:
         if p.kind == "k":
             assert error(p.output, reference(p.weight, p.context, [keys], p.path)) < 3e-6
-    assert_edited([p for p in seen if p.kind == "v"], ConceptEntry(loaded, ON))
+    # After three steps a concept is still near its superclass.
+    assert_edited([p for p in seen if p.kind == "v"], ConceptEntry(loaded, ON), least=1e-4)
 
 
 def test_training_begins_at_the_locked_key(model: Model, clip: CLIP) -> None:

@@ -1,4 +1,5 @@
-"""Against perfusion-pytorch: the same where it is right, and the right answer where it is not.
+"""The lab's edit as published against perfusion-pytorch: the same where that is right, and the
+right answer where it is not.
 
 With C as it ships it, of SD 1.5's text encodings, and encodings drawn with that second moment.
 """
@@ -12,6 +13,7 @@ import torch
 from perfusion_pytorch_edit import WHY_NOT, covariance, edit_module, is_installed
 from torch import Tensor
 
+from lab.published import PublishedEdit
 from perfusion_core.method.covariance import Covariance
 from perfusion_core.method.edit import GatedEdit, add_values
 from perfusion_core.method.settings import ConceptSettings
@@ -53,7 +55,7 @@ class Setting:
     def ours(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """Keys and values."""
         whitened = torch.cholesky_solve(self.i.T, self.root).T
-        edit = GatedEdit(self.i, whitened, self.p, [GIVEN] * len(self.i))
+        edit = PublishedEdit(self.i, whitened, self.p, [GIVEN] * len(self.i))
         prepared = edit.prepare(self.e.to(dtype))
         W = self.W.to(dtype)
         differences = (self.values - self.keys).to(dtype)
