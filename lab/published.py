@@ -11,12 +11,11 @@ from torch import Tensor
 
 from perfusion_core.comfy.prompts import add_concepts
 from perfusion_core.concept.concept_file import load_concept, save_concept
-from perfusion_core.method.backbone import TrainingPrompts
 from perfusion_core.method.edit import GatedEdit
 
 from .local_comfyui import LocalComfyUI, entry_of
 from .methods import Method, Pair, recipe
-from .rejected import edit_of, with_edit
+from .rejected import OtherEditBackbone, edit_of, with_edit
 from .subjects import Subject
 
 
@@ -28,30 +27,14 @@ class PublishedEdit(GatedEdit):
         return self._on(similarity).strengths * similarity
 
 
-class PublishedBackbone:
+def under_the_published_edit(inner: Any) -> OtherEditBackbone:
     """A backbone under which training runs under the published edit."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def loss(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        times: Tensor,
-        encoded: TrainingPrompts,
-        edit: GatedEdit,
-        *differences: Any,
-    ) -> Tensor:
-        """See `Backbone`."""
-        published = PublishedEdit(
+    return OtherEditBackbone(
+        inner,
+        lambda _, edit: PublishedEdit(
             edit.target_inputs, edit.whitened, edit.superclasses, edit.settings, edit.names
-        )
-        errors: Tensor = self.inner.loss(latents, noise, times, encoded, published, *differences)
-        return errors
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,9 @@ class Published(Method):
     def train(self, comfyui: LocalComfyUI, subject: Subject, file: Path) -> None:
         settings = recipe(self.steps, **self.training)
         groups = subject.groups(comfyui)
-        result = comfyui.learn(groups, subject.superclass, settings, through=PublishedBackbone)
+        result = comfyui.learn(
+            groups, subject.superclass, settings, through=under_the_published_edit
+        )
         save_concept(result.concept, file)
 
     def apply(

@@ -13,7 +13,7 @@ In both, o is the superclass's key W_K p, and the learned value W_V p + D.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,16 @@ class UngatedEdit(GatedEdit):
         return weights  # s_j of i_j for s_j of o_j, and not s_j times s_j
 
 
-class SwappedBackbone:
-    """A backbone under which training learns by substitution, whatever edit the loop asks for."""
+class OtherEditBackbone:
+    """A backbone under which training runs under another edit than the loop's.
 
-    def __init__(self, inner: Any) -> None:
+    Args:
+        other: that edit, for the prompts of a batch and the loop's edit.
+    """
+
+    def __init__(self, inner: Any, other: Callable[[TrainingPrompts, GatedEdit], Any]) -> None:
         self.inner = inner
+        self.other = other
 
     def loss(
         self,
@@ -102,13 +107,24 @@ class SwappedBackbone:
         edit: GatedEdit,
         *differences: Any,
     ) -> Tensor:
-        """See `Backbone`; the loop's edit gives the superclass alone."""
-        swapped = SwappedEdit(edit.superclasses, encoded.context, encoded.positions[..., None])
-        errors: Tensor = self.inner.loss(latents, noise, times, encoded, swapped, *differences)
+        """See `Backbone`."""
+        edit = self.other(encoded, edit)
+        errors: Tensor = self.inner.loss(latents, noise, times, encoded, edit, *differences)
         return errors
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+
+def swapping(inner: Any) -> OtherEditBackbone:
+    """A backbone under which training learns by substitution; the loop's edit gives the superclass
+    alone."""
+    return OtherEditBackbone(
+        inner,
+        lambda encoded, edit: SwappedEdit(
+            edit.superclasses, encoded.context, encoded.positions[..., None]
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Substituted(Method):
             subject.groups(comfyui),
             subject.superclass,
             recipe(self.steps),
-            through=SwappedBackbone,
+            through=swapping,
         )
         save_concept(result.concept, file)
 

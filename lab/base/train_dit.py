@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--hold", type=float, default=0.6)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("lab/training"))
-    parser.add_argument("--out", type=Path, default=Path("demo/weights/dit"))
+    parser.add_argument("--out", type=Path, default=Path("lab/training/dit"))
     parser.add_argument("--preview-minutes", type=float, default=10)
     args = parser.parse_args()
     open_comfyui()
@@ -191,7 +191,9 @@ def main() -> None:
     from comfy.taesd.taesd import TAESD
     from comfy.text_encoders.t5 import T5
 
-    from demo import dit as world
+    from demo.model import WEIGHTS
+
+    from . import transformer as world
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
@@ -239,7 +241,9 @@ def main() -> None:
         save_file(packed, args.out / "t5.safetensors")
         z = sample(dit, t5, rows, text, PREVIEW_SEED)
         vae = TAESD(latent_channels=world.LATENT_CHANNELS)
-        vae.load_state_dict({k: v.float() for k, v in load_file(world.VAE).items()})
+        vae.load_state_dict(
+            {k: v.float() for k, v in load_file(WEIGHTS / "vae.safetensors").items()}
+        )
         with torch.no_grad():
             save_grid(vae.decode(z.cpu()) / 2 + 0.5, args.work / f"dit_{step:06d}.png")
         holder.load_state_dict(trained)

@@ -131,8 +131,6 @@ CONTRACT: tuple[Part, ...] = (
         "LatentFormat",
         ("scale_factor", "latent_channels", "process_in(latent)", "process_out(latent)"),
     ),
-    Part("comfy/model_base.py", "CosmosPredict2", ()),
-    Part("comfy/text_encoders/t5.py", "T5", ()),
     Part("comfy/conds.py", "CONDRegular", ("cond", "process_cond(batch_size)")),
     Part("comfy/supported_models.py", "", ("models",)),
     Part(

@@ -189,7 +189,7 @@ class TestRejectedDesigns:
             p = encoded.context[encoded.positions].mean(dim=0).double()
             edit = GatedEdit(p[None], p[None], p[None], [ConceptSettings()])
             nothing = {path: torch.zeros(1, out) for path, out in backbone.layers.items()}
-            through = rejected.SwappedBackbone(backbone)
+            through = rejected.swapping(backbone)
             errors = through.loss(batch.latents, batch.noise, batch.times, encoded, edit, nothing)
             context = encoded.context.clone()
             context[encoded.positions] = p.float()
