@@ -2,8 +2,10 @@
 
     python -m lab.base.train_dit --minutes 90
 
-On the same latents as `train.py`, as a rectified flow. Runs on a CPU (bf16) or a GPU, writes a
-checkpoint every few minutes and resumes from it. Look at what comes out before it is shipped.
+On the same latents as `train.py`, as a rectified flow. Where a latent is mostly noise, the target is
+what the world's UNet makes of it: the same in the mean as the noise that was added, and far
+steadier. Runs on a CPU (bf16) or a GPU, writes a checkpoint every few minutes and resumes from it.
+Look at what comes out before it is shipped.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +24,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from ..open_comfyui import open_comfyui
-from ..world.vocabulary import PAINTS, PATTERNS
+from ..world.vocabulary import PAINTS, PATTERNS, individuals
+from . import train
 from .train import DESCRIBED, PAUSE, PREVIEW_PROMPTS, attention, make_latents, save_grid
 from .train_decoder import make_components
 
@@ -29,6 +33,56 @@ PREVIEW_SEED = 7
 EMPTY_SHARE = 10  # one caption in so many is empty, for guidance
 # Noise on the rows of described things that are told in one word (root mean square 0.25).
 SPREAD = 0.05
+# Share of noise from which on the UNet is asked. Below it, the latent itself is the better target.
+ASKED_FROM = 0.15
+
+
+def in_words(captions: Sequence[str]) -> list[str]:
+    """Captions with the named described: "a simon" is "a spotted gold and blue teddy".
+
+    T5 cuts names into pieces, which would have to be learned by heart.
+    """
+    words = {one.name: f"{one.look.words()} {one.object}" for one in individuals().values()}
+    named = re.compile(rf"\ban? ({'|'.join(map(re.escape, words))})\b")
+    return [named.sub(lambda match: f"a {words[match[1]]}", text) for text in captions]
+
+
+class Teacher:
+    """The world's UNet with its CLIP, asked for the velocity of a rectified flow."""
+
+    def __init__(self, folder: Path, captions: Sequence[str]) -> None:
+        from comfy.model_sampling import ModelSamplingDiscrete
+
+        from demo import model as small
+
+        model, clip, _ = small.load(folder)
+        self.unet = model.model.diffusion_model.eval()
+        self.text_model = clip.cond_stage_model.clip_l.transformer
+        self.rows = self.text_model.text_model.embeddings.token_embedding.weight.detach()
+        tokenizer = small.EmojiClipTokenizer()
+        self.ids = torch.tensor([self._ids(tokenizer, text) for text in captions])
+        self.empty = torch.tensor(self._ids(tokenizer, ""))
+        sigmas = ModelSamplingDiscrete(zsnr=True).sigmas.double()
+        # The share of the latent in a noisy one of length 1: falls with the time step.
+        self.latent_share = (1 / (1 + sigmas**2)).sqrt().float().flip(0).contiguous()
+
+    @staticmethod
+    def _ids(tokenizer, text: str) -> list[int]:
+        chunk, *_ = tokenizer.tokenize_with_weights(text)["l"]
+        return [int(token) for token, *_ in chunk]
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """x: noisy latents [B, 5, 16, 16], (1 - t) of the latent and t of noise; t [B]; ids of
+        captions [B, 32]. The velocity, noise less latent [B, 5, 16, 16]."""
+        length = ((1 - t) ** 2 + t**2).sqrt()
+        share = ((1 - t) / length).view(-1, 1, 1, 1)
+        step = len(self.latent_share) - 1 - torch.searchsorted(self.latent_share, share.flatten())
+        context = train.encode(self.text_model, self.rows, ids)
+        x = x / length.view(-1, 1, 1, 1)
+        v = self.unet(x, step.clamp(0, 999).float(), context=context).float()
+        noise_share = (1 - share**2).sqrt()
+        return (share * v + noise_share * x) - (share * x - noise_share * v)
 
 
 class Text:
@@ -64,6 +118,7 @@ class Text:
 
     def _padded(self, rows: list[int]) -> Tensor:
         ends = [*rows, self.index[1]]
+        assert len(ends) <= self.tokens, f"a caption of {len(ends)} pieces"
         return torch.tensor(ends + [self.index[0]] * (self.tokens - len(ends)))
 
     def __call__(self, text: str) -> Tensor:
@@ -184,6 +239,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("lab/training"))
     parser.add_argument("--out", type=Path, default=Path("lab/training/dit"))
     parser.add_argument("--preview-minutes", type=float, default=10)
+    parser.add_argument("--teacher", type=Path, default=Path("demo/weights"))
     args = parser.parse_args()
     open_comfyui()
     import comfy.ops
@@ -200,6 +256,8 @@ def main() -> None:
     file = args.work / f"latents_{args.seed}_{args.scenes}.safetensors"
     latents, captions = make_latents(file, args.scenes, args.seed, make_components())
     latents = latents.to(device)
+    teacher = Teacher(args.teacher, captions)
+    captions = in_words(captions)
     text = Text(world.EmojiT5ClipTokenizer(), captions, world.TEXT_TOKENS)
     print("pieces", len(text.vocabulary), "moved", len(text.moved), flush=True)
     operations = comfy.ops.disable_weight_init
@@ -261,6 +319,8 @@ def main() -> None:
         in_one = torch.rand(args.batch, generator=generator) < 0.4
         ids = torch.where(in_one[:, None].to(device), told[second], plain[second])
         ids[: args.batch // EMPTY_SHARE] = text("").to(device)
+        asked = teacher.ids[second]
+        asked[: args.batch // EMPTY_SHARE] = teacher.empty
         used = int((ids != text.index[0]).sum(dim=1).max())
         x0 = latents[pick].float()[:, :, None]
         # Logit-normal: most of what a picture shows is decided in the middle of the flow.
@@ -271,8 +331,13 @@ def main() -> None:
             context = encode(t5, words(SPREAD), ids[:, :used], text.index[0])
             # The layers see zeros where pads are, as ComfyUI gives them.
             context = torch.nn.functional.pad(context, (0, 0, 0, ids.shape[1] - used))
-            out = dit((1 - at) * x0 + at * noise, t, context)
-            loss = (out.float() - (noise - x0)).square().mean()
+            noisy, target = (1 - at) * x0 + at * noise, noise - x0
+            noisy_enough = t > ASKED_FROM
+            target[noisy_enough] = teacher(
+                noisy[noisy_enough][:, :, 0], t[noisy_enough], asked[noisy_enough]
+            )[:, :, None]
+            out = dit(noisy, t, context)
+            loss = (out.float() - target).square().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(holder.parameters(), 1.0)

@@ -18,7 +18,7 @@ from transformers import T5TokenizerFast
 from demo.model import LATENT_CHANNELS
 
 TEXT_WIDTH = 192
-TEXT_TOKENS = 64  # of every prompt at least: shorter ones are padded with rows of zeros
+TEXT_TOKENS = 80  # of every prompt at least: shorter ones are padded with rows of zeros
 VOCABULARY = 32128  # T5's
 
 TEXT_CONFIG: dict[str, Any] = {
@@ -45,9 +45,9 @@ DIT_CONFIG: dict[str, Any] = {
     "patch_spatial": 2,
     "patch_temporal": 1,
     "concat_padding_mask": True,
-    "model_channels": 256,
+    "model_channels": 192,
     "num_blocks": 8,
-    "num_heads": 8,
+    "num_heads": 6,
     "mlp_ratio": 4.0,
     "crossattn_emb_channels": TEXT_WIDTH,
     "pos_emb_cls": "rope3d",
