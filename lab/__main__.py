@@ -225,8 +225,8 @@ def compare(
 
 
 def groups_of(subjects: Sequence[Subject]) -> dict[str, list[Group]]:
-    """Couples, triples and quads of neighbours of different superclasses; no subject twice in a
-    kind. Neighbours in the list, at equal distances: so all superclasses meet."""
+    """Couples, triples and quads of different superclasses, and twins, two of one superclass; no
+    subject twice in a kind. At equal distances in the list: so all superclasses meet."""
     kinds = {"couples": 2, "triples": 3, "quads": 4}
     found: dict[str, list[Group]] = {}
     for kind, size in kinds.items():
@@ -235,6 +235,15 @@ def groups_of(subjects: Sequence[Subject]) -> dict[str, list[Group]]:
         fitting = [g for g in groups if len({s.superclass for s in g}) == size]
         if fitting:
             found[kind] = list(fitting)
+    of_class: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        of_class.setdefault(subject.superclass, []).append(subject)
+    twins = [
+        [first, replace(second, of_its_kind=2)]
+        for first, second, *_ in (same for same in of_class.values() if len(same) > 1)
+    ]
+    if twins:
+        found["twins"] = list(twins)
     return found
 
 

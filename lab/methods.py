@@ -138,7 +138,10 @@ class Perfusion(Method):
         prompts: Sequence[str],
         **use: Any,
     ) -> Pair:
-        entries = [entry_of(load_concept(file), **use) for _, file in learned]
+        entries = [
+            entry_of(replace(load_concept(file), placeholder=subject.placeholder), **use)
+            for subject, file in learned
+        ]
         locks = [entry.settings.key_lock for entry in entries]
         clip = add_concepts(comfyui.clip, [entry.concept for entry in entries], locks)
         return apply_stack(comfyui.model, entries), clip

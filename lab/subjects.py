@@ -33,6 +33,8 @@ class Subject:
         pictures: of it, square.
         masks: where it is in each picture [H, W], or None where nobody knows.
         captions: what each picture shows, with "{}" for the thing; empty for the pack's templates.
+        of_its_kind: which of several of its superclass in one picture it is: tells their words
+            apart.
     """
 
     name: str
@@ -40,11 +42,13 @@ class Subject:
     pictures: Sequence[Image.Image]
     masks: Sequence[np.ndarray] | None = None
     captions: Sequence[str] = ()
+    of_its_kind: int = 1
 
     @property
     def placeholder(self) -> str:
-        """The word that every method may learn."""
-        return placeholder(self.superclass)
+        """The word that stands for it in a prompt."""
+        number = "" if self.of_its_kind == 1 else str(self.of_its_kind)
+        return placeholder(self.superclass + number)
 
     @property
     def fingerprint(self) -> str:
