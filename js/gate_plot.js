@@ -10,10 +10,10 @@ import "./choosing.js";
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { after, debounced } from "./lib/callbacks.js";
-import { describe, layOut, nearest, step } from "./lib/chart.js";
+import { describe, layOut, nearest, prospects, step } from "./lib/chart.js";
 import { LOADER, TUNE, choosePrompt, conceptsBeside, conceptsOf, isGroup, promptsFor, referenceTo, whereAnyLost, whereLost } from "./lib/graph.js";
 import { t, whyNotNow } from "./lib/language.js";
-import { coloursOn, drawChart, isDark } from "./lib/chart_drawing.js";
+import { GLYPHS, coloursOn, drawChart, isDark } from "./lib/chart_drawing.js";
 import { addElement, fitNode } from "./lib/dom_widget.js";
 import { isConnected, placesOf, promptId, widgetOf } from "./lib/node_paths.js";
 import { server } from "./lib/shared.js";
@@ -82,13 +82,14 @@ class GatePlot {
       <div class="perfusion-tokens" tabindex="0" role="listbox">
         <canvas class="perfusion-canvas" aria-hidden="true"></canvas>
         <div class="perfusion-unseen" role="presentation"></div>
+        <div class="perfusion-prospects" aria-hidden="true"></div>
       </div>
       <div class="perfusion-readout" aria-live="polite"></div>`;
     this.root = root;
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", t`Gates`);
     [this.head, this.list, this.readout] = root.children;
-    [this.canvas, this.options] = this.list.children;
+    [this.canvas, this.options, this.prospects] = this.list.children;
     this.head.title = t`Each dot is a word of the prompt: how alike it is to the concept (across), and how far that opens the gate (up)`;
     this.head.firstElementChild.textContent = t`Gates`;
     this.legend = this.head.querySelector(".perfusion-legend");
@@ -278,6 +279,8 @@ class GatePlot {
       faint: style.color,
       ground: style.backgroundColor,
       chosen: this.chosen,
+      across: t`how alike a word is to the concept`,
+      up: t`share of the concept`,
     });
     this.writeLegend(colours);
     this.write(words);
@@ -316,6 +319,7 @@ class GatePlot {
         const swatch = document.createElement("span");
         swatch.className = "perfusion-swatch";
         swatch.style.setProperty("--swatch", colours[number % colours.length]);
+        swatch.dataset.glyph = GLYPHS[number % GLYPHS.length];
         swatch.textContent = name;
         swatch.title = name;
         return swatch;
@@ -327,6 +331,8 @@ class GatePlot {
     const chosen = this.chosen !== null && this.chosen < words.length;
     const other = this.answer && !this.answer.own ? t`Tokens of another node's CLIP, until this node has run.` : "";
     const told = chosen ? describe(this.series, words, this.chosen, t) : this.note || other || this.answer?.text || "";
+    const lines = chosen ? prospects(this.series, this.chosen, t) : [];
+    this.prospects.textContent = lines.join("\n");
     // A reason is read whole; a prompt is known, and a token's numbers are short.
     this.readout.classList.toggle("perfusion-note", !chosen && Boolean(this.note || other));
     if (this.readout.textContent !== told) {
@@ -350,7 +356,7 @@ class GatePlot {
       option.setAttribute("role", "option");
       option.id ||= `perfusion-token-${this.number}-${token}`;
       option.setAttribute("aria-selected", String(token === this.chosen));
-      const told = describe(this.series, words, token, t);
+      const told = [describe(this.series, words, token, t), ...prospects(this.series, token, t)].join("; ");
       if (option.textContent !== told) option.textContent = told;
     });
     const active = this.chosen !== null && this.options.children[this.chosen]?.id;

@@ -48,7 +48,8 @@ const LOWEST = -1;
 const HIGHEST = 2;
 
 const CURVE_POINTS = 120;
-const MARGIN = { left: 26, top: 8, right: 8, bottom: 16 };
+// Room for the numbers and the names of the axes.
+const MARGIN = { left: 38, top: 8, right: 8, bottom: 28 };
 const LABELS = 8;
 /** Below this a token is not the concept, and its word is not worth the room. */
 const WORTH_A_LABEL = 0.05;
@@ -181,13 +182,47 @@ export function step(token, count, key) {
   return clamp(token + (key === "ArrowLeft" ? -1 : 1), 0, count - 1);
 }
 
+/** How far `prospects` moves bias and temperature; it halves strength. */
+const MORE = 0.1;
+
+/**
+ * What each slider would do to a token, for the concept that it is most.
+ * @param {Series[]} series
+ * @param {number} token
+ * @param {typeof inEnglish} t the language
+ * @returns {string[]} a line a slider; none where nothing is known of the token
+ */
+export function prospects(series, token, t = inEnglish) {
+  const known = series.filter((one) => one.similarities[token] !== undefined);
+  if (!known.length) return [];
+  const weightOf = (one, sliders = one.sliders) => weight(one.similarities[token], sliders);
+  const most = known.reduce((best, one) => (weightOf(one) > weightOf(best) ? one : best));
+  const { sliders } = most;
+  const moved = {
+    bias: sliders.bias + MORE,
+    temperature: sliders.temperature + MORE,
+    strength: sliders.strength / 2,
+  };
+  const [bias, temperature, strength] = Object.entries(moved).map(([name, value]) => ({
+    to: value.toFixed(2),
+    gives: weightOf(most, { ...sliders, [name]: value }).toFixed(2),
+  }));
+  const now = weightOf(most).toFixed(2);
+  return [
+    t`now ${now} of ${most.name}`,
+    t`bias ${bias.to} → ${bias.gives}`,
+    t`temperature ${temperature.to} → ${temperature.gives}`,
+    t`strength ${strength.to} → ${strength.gives}`,
+  ];
+}
+
 /** What the chosen token is to each concept, in words. @param {typeof inEnglish} t the language */
 export function describe(series, words, token, t = inEnglish) {
   const parts = series
     .filter((one) => one.similarities[token] !== undefined)
     .map((one) => {
       const similarity = one.similarities[token];
-      return t`${one.name} s ${similarity.toFixed(2)}, gate ${gate(similarity, one.sliders).toFixed(2)}`;
+      return t`${one.name} similarity ${similarity.toFixed(2)}, gate ${gate(similarity, one.sliders).toFixed(2)}`;
     });
   return `"${words[token]}": ${parts.join("; ")}`;
 }

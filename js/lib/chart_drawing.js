@@ -4,6 +4,13 @@
 const LIGHT = ["#0072B2", "#D55E00", "#009E73", "#B8518F", "#A86F00", "#2A7FB0", "#8A6A00", "#555555"];
 const DARK = ["#56B4E9", "#FF8A4C", "#2CC79A", "#F0A6D0", "#F2B93B", "#9AD5F7", "#D2B13C", "#BBBBBB"];
 
+/** A shape and a kind of line a concept, for those who see no colours. */
+const SHAPES = [circle, square, triangle, diamond, cross, hourglass, bar, ring];
+const DASHES = [[], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [12, 3], [1, 4], [9, 2, 2, 2, 2, 2]];
+
+/** How the legend shows the shapes. */
+export const GLYPHS = ["●", "■", "▲", "◆", "✚", "⧗", "▬", "○"];
+
 /** The concepts' colours on a ground. @param {boolean} dark */
 export function coloursOn(dark) {
   return dark ? DARK : LIGHT;
@@ -20,8 +27,9 @@ export function isDark(colour) {
 /**
  * @param {CanvasRenderingContext2D} context scaled to CSS pixels
  * @param {import("./chart.js").Chart} chart
- * @param {{colours: string[], ink: string, faint: string, ground: string, chosen: number | null}} style
- *   chosen: number of the token that is looked at
+ * @param {{colours: string[], ink: string, faint: string, ground: string, chosen: number | null,
+ *   across: string, up: string}} style chosen: number of the token that is looked at; across, up: what
+ *   the axes show
  */
 export function drawChart(context, chart, style) {
   const { left, top, right, bottom } = chart;
@@ -42,27 +50,39 @@ export function drawChart(context, chart, style) {
   context.textAlign = "right";
   context.textBaseline = "middle";
   for (const { value, y } of chart.rows) context.fillText(`${+value.toFixed(2)}`, left - 4, y);
+  context.textAlign = "center";
+  context.textBaseline = "bottom";
+  context.fillText(style.across, (left + right) / 2, bottom + 27);
+  context.save();
+  context.translate(12, (top + bottom) / 2);
+  context.rotate(-Math.PI / 2);
+  context.fillText(style.up, 0, 0);
+  context.restore();
   context.globalAlpha = 1;
 
   chart.curves.forEach((points, number) => {
     const colour = style.colours[number % style.colours.length];
     context.strokeStyle = colour;
     context.lineWidth = 1;
-    context.setLineDash([3, 3]);
+    context.setLineDash([1, 3]);
     context.beginPath();
     line(context, chart.biases[number], top, chart.biases[number], bottom);
     context.stroke();
-    context.setLineDash([]);
+    context.setLineDash(DASHES[number % DASHES.length]);
     context.lineWidth = 1.5;
     context.beginPath();
     for (let i = 0; i < points.length; i += 2) context.lineTo(points[i], points[i + 1]);
     context.stroke();
+    context.setLineDash([]);
   });
 
   for (const point of chart.points) {
     context.fillStyle = style.colours[point.series % style.colours.length];
+    context.strokeStyle = context.fillStyle;
+    context.lineWidth = 1.5;
     context.globalAlpha = 0.35 + 0.65 * point.gate;
-    dot(context, point.x, point.y, 3);
+    context.beginPath();
+    SHAPES[point.series % SHAPES.length](context, point.x, point.y);
   }
   context.globalAlpha = 1;
 
@@ -92,8 +112,46 @@ function line(context, x0, y0, x1, y1) {
   context.lineTo(x1, y1);
 }
 
-function dot(context, x, y, radius) {
-  context.beginPath();
-  context.arc(x, y, radius, 0, 2 * Math.PI);
+function circle(context, x, y) {
+  context.arc(x, y, 3, 0, 2 * Math.PI);
+  context.fill();
+}
+
+function square(context, x, y) {
+  context.rect(x - 2.7, y - 2.7, 5.4, 5.4);
+  context.fill();
+}
+
+function triangle(context, x, y) {
+  corners(context, [x, y - 3.8], [x + 3.6, y + 2.6], [x - 3.6, y + 2.6]);
+}
+
+function diamond(context, x, y) {
+  corners(context, [x, y - 4], [x + 4, y], [x, y + 4], [x - 4, y]);
+}
+
+function cross(context, x, y) {
+  line(context, x - 3.5, y, x + 3.5, y);
+  line(context, x, y - 3.5, x, y + 3.5);
+  context.stroke();
+}
+
+function hourglass(context, x, y) {
+  corners(context, [x - 3, y - 3.5], [x + 3, y - 3.5], [x - 3, y + 3.5], [x + 3, y + 3.5]);
+}
+
+function bar(context, x, y) {
+  context.rect(x - 4, y - 1.5, 8, 3);
+  context.fill();
+}
+
+function ring(context, x, y) {
+  context.arc(x, y, 3, 0, 2 * Math.PI);
+  context.stroke();
+}
+
+function corners(context, ...points) {
+  for (const [x, y] of points) context.lineTo(x, y);
+  context.closePath();
   context.fill();
 }

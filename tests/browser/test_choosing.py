@@ -165,8 +165,11 @@ def test_the_arrow_keys_walk_through_the_tokens_of_the_plot(comfy: ComfyPage) ->
             arg=[readout.element_handle(), told[-1]],
         )
         told.append(readout.inner_text())
-        # What a screen reader hears: the option that the list says is the active one.
-        assert tokens.evaluate(_ACTIVE) == [told[-1], "option", "true"]
+        # What a screen reader hears: the option that the list says is the active one, with what
+        # each slider would do to it, which is written beside the curve for those who see.
+        prospects = plot.locator(".perfusion-prospects").inner_text().split("\n")
+        assert [line.split()[0] for line in prospects] == ["now", "bias", "temperature", "strength"]
+        assert tokens.evaluate(_ACTIVE) == ["; ".join([told[-1], *prospects]), "option", "true"]
     assert len(set(told)) == 4
     comfy.keep("token")
     comfy.page.keyboard.press("Escape")

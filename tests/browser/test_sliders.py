@@ -206,7 +206,12 @@ def test_a_second_loader_is_chained_and_joins_the_plot(tuned: ComfyPage) -> None
     tuned.run()
     tuned.show(tune)
     tuned.wait_plot(tune)
-    assert tuned.plot(tune).locator(".perfusion-swatch").all_inner_texts() == ["teddy*", "teapot*"]
+    names = tuned.plot(tune).locator(".perfusion-swatch")
+    assert names.all_inner_texts() == ["teddy*", "teapot*"]
+    # Told apart by more than colour.
+    shapes = names.evaluate_all("(all) => all.map((one) => one.dataset.glyph)")
+    assert len(set(shapes)) == 2
+    tuned.keep("two concepts")
     # Each loader shows its own, beside the other, as it is sampled.
     beside = _similarities(tuned, tune)
     for number, loader in enumerate((first, second)):

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { describe, layOut, nearest, step } from "../../js/lib/chart.js";
+import { describe, layOut, nearest, prospects, step } from "../../js/lib/chart.js";
 import { curve, finite, gate, weight } from "../../js/lib/gate.js";
 
 const SLIDERS = { bias: 0.6, temperature: 0.15, strength: 1 };
@@ -104,5 +104,18 @@ test("the arrow keys walk through the tokens and stop at the ends", () => {
 
 test("a token is described to each concept", () => {
   const other = { name: "pot*", sliders: SLIDERS, similarities: [] };
-  assert.equal(describe([TEDDY, other], WORDS, 2), '"teddy*": teddy* s 1.00, gate 0.94');
+  assert.equal(describe([TEDDY, other], WORDS, 2), '"teddy*": teddy* similarity 1.00, gate 0.94');
 });
+
+test("it is told what each slider would do to a token", () => {
+  const other = { name: "pot*", sliders: SLIDERS, similarities: TEDDY.similarities.map(() => 0) };
+  const lines = prospects([other, TEDDY], 2);
+  assert.deepEqual(lines, [
+    "now 0.94 of teddy*",
+    `bias 0.70 → ${gate(1, { ...SLIDERS, bias: 0.7 }).toFixed(2)}`,
+    `temperature 0.25 → ${gate(1, { ...SLIDERS, temperature: 0.25 }).toFixed(2)}`,
+    `strength 0.50 → ${(gate(1, SLIDERS) / 2).toFixed(2)}`,
+  ]);
+  assert.deepEqual(prospects([{ ...other, similarities: [] }], 2), []);
+});
+
