@@ -1,8 +1,8 @@
 """`make demo`: the whole job in a real ComfyUI, through its HTTP API.
 
 Trains two concepts from their pictures, saves them, loads each and samples, chains both loaders and
-samples both in one picture, sweeps the bias. Leaves the pictures, a contact sheet and report.json
-in demo/output/.
+samples both in one picture, sweeps the bias. Leaves the pictures, a contact sheet, a strip for the
+README and report.json in demo/output/.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ LEARNED = (CONCEPTS["berry"], CONCEPTS["royal"])
 BIASES = (0.2, 0.4, 0.6, 0.8, 1.0)
 SAMPLES = 4  # pictures a prompt; eight prompts make 32
 QUALITY = 80  # of the contact sheet
+# Which prompts of a row of the sheet the strip shows: beside a thing, in or on one.
+STRIP = (2, 7)
 
 
 def node_of(graph: Graph, kind: str, number: int = 0) -> dict:
@@ -163,6 +165,18 @@ class Demo:
         return points
 
 
+def strip(rows: Sequence[Row]) -> Image.Image:
+    """What the demo does, in one line: the first picture that each concept is learned from, and
+    pictures of the two apart and together. Chosen by place, as those of the sheet."""
+    learned, used = rows[: len(LEARNED)], rows[len(LEARNED) : 2 * len(LEARNED) + 1]
+    pictures = [row.pictures[0] for row in learned]
+    captions = [row.title for row in learned]
+    for row in used:
+        pictures += [row.pictures[n] for n in STRIP]
+        captions += [row.captions[n] for n in STRIP]
+    return contact_sheet([Row("", pictures, captions)])
+
+
 def repeated(asked: Sequence[Prompt]) -> list[Prompt]:
     return [q for q in asked for _ in range(SAMPLES)]
 
@@ -200,6 +214,7 @@ def main() -> None:
             report["bias_sweep"] = demo.sweep(LEARNED[0])
     report["seconds"] = {**demo.seconds, "total": round(time.monotonic() - begun, 1)}
     contact_sheet(demo.rows).save(OUTPUT / "contact_sheet.webp", quality=QUALITY)
+    strip(demo.rows).save(OUTPUT / "strip.webp", quality=QUALITY)
     (OUTPUT / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for entry in report["concepts"]:
         print("{token}: identity {identity}, text alignment {text_alignment}, {file_bytes} bytes, "

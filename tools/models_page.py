@@ -1,4 +1,4 @@
-"""The README's table of model families, written from the code: `python -m tools.readme`."""
+"""The table of model families in docs/models.md, written from the code: `python -m tools.models_page`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perfusion_core.families import FAMILIES, REFUSED
 from tools.locate import ROOT
 from tools.steps import say, write_atomic
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families -->", "<!-- /families -->"
 HEAD = ("models", "id", "text width", "status")
 
@@ -39,17 +39,17 @@ def _refused() -> tuple[str, ...]:
 
 
 def with_table(text: str) -> str:
-    """A README's text with the table between its markers as the code says it."""
+    """A page's text with the table between its markers as the code says it."""
     between = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     replaced, count = between.subn(lambda _: f"{BEGIN}\n{families_table()}\n{END}", text)
     if count != 1:
-        raise ValueError(f"the README must have {BEGIN} and {END} once each")
+        raise ValueError(f"the page must have {BEGIN} and {END} once each")
     return replaced
 
 
 def main() -> None:
-    write_atomic(README, with_table(README.read_text(encoding="utf-8")))
-    say(f"the table of families in {README} is as the code says")
+    write_atomic(PAGE, with_table(PAGE.read_text(encoding="utf-8")))
+    say(f"the table of families in {PAGE} is as the code says")
 
 
 if __name__ == "__main__":
