@@ -2,8 +2,8 @@
 
     python -m lab.base.train_dit --minutes 90
 
-On the same latents as `train.py`, as a rectified flow. Where a latent is mostly noise, the target is
-what the world's UNet makes of it: the same in the mean as the noise that was added, and far
+On the same latents as `train.py`, as a rectified flow. Where a latent is mostly noise, the target
+is what the world's UNet makes of it: the same in the mean as the noise that was added, and far
 steadier. Runs on a CPU (bf16) or a GPU, writes a checkpoint every few minutes and resumes from it.
 Look at what comes out before it is shipped.
 """
