@@ -1,4 +1,4 @@
-"""The table of model families in docs/models.md, written from the code: `python -m tools.models_page`."""
+"""Writes the table of families in docs/models.md from the code: `python -m tools.models_page`."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ def test_every_reported_concept_is_in_one_group_of_each_kind() -> None:
             classes = {subject.superclass for subject in group}
             # Twins share their superclass, so numbers tell their words apart.
             assert len(classes) == (1 if kind == "twins" else len(group))
-            assert [s.of_its_kind for s in group] == ([1, 2] if kind == "twins" else [1] * len(group))
+            numbers = [1, 2] if kind == "twins" else [1] * len(group)
+            assert [subject.of_its_kind for subject in group] == numbers
             individuals = [individual_of(subject.name) for subject in group]
             phrases = [f"{one.look.words()} {one.object}" for one in individuals]
             prompts = group_prompts(phrases, [one.object for one in individuals])
