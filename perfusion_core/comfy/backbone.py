@@ -19,13 +19,11 @@ from .encoding import encode
 from .forward_patch import Differences, edited
 from .memory import out_of_memory
 from .models import compute_dtype, detect_family, layers_of
-from .prompts import word_tokens
 from .protocols import Clip, Model, ModelPatcher, ModelSampling
-from .tokenizers import tokenizers_of
 from .training_checks import check_latents, check_pair, check_prompts
 from .training_memory import kept_bytes
 from .training_pass import conditions, prediction_errors, transformer_options
-from .training_words import with_training_word
+from .training_words import superclass_vectors, with_training_word
 from .weights import is_dynamic, no_room, trainable_weights
 
 # Bytes. Ask for more memory than any GPU has, so that ComfyUI unloads all other models.
@@ -147,14 +145,7 @@ class ComfyBackbone:
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
         """See `Backbone`. Raises ComfyMismatch for a word without tokens."""
-        found, tokenizers = {}, tokenizers_of(self._clip)
-        for name in self._family.encoders:
-            tokens = word_tokens(tokenizers[name], word)
-            table = getattr(self._clip.cond_stage_model, name).transformer.get_input_embeddings()
-            ids = torch.tensor(tokens, device=table.weight.device)
-            with torch.no_grad():
-                found[name] = table(ids, out_dtype=torch.float32).detach().clone()
-        return found
+        return superclass_vectors(self._clip, self._family, word)
 
     def encode(
         self,
