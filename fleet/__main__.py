@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .errors import FleetError
 from .import_options import add_import_options
+from .proof_options import add_report_options
 from .sweep_options import add_sweep_options
 
 EXAMPLES = """
@@ -28,6 +29,7 @@ examples:
   python -m fleet train people.toml --ray             workers on a Ray cluster
   python -m fleet status people.toml
   python -m fleet sweep output/fleet/concepts/*.safetensors --biases 0.4,0.6,0.8
+  python -m fleet report pictures/anna person --model v1-5.safetensors
   python -m fleet import teddy.ckpt --model v1-5.safetensors
 
 A run that was stopped or killed goes on where it was: give the same command again.
@@ -41,6 +43,7 @@ COMMANDS = {
     "status": ("status", "status"),
     "retry": ("status", "retry"),
     "import": ("imports", "import_file"),
+    "report": ("proof", "report"),
 }
 
 
@@ -78,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     retry = commands.add_parser("retry", help="open failed jobs again, for the next train")
     retry.add_argument("ledger", type=Path, metavar="LEDGER", help="a manifest, or its ledger")
     retry.add_argument("names", nargs="*", metavar="CONCEPT", help="those alone; else all")
+
+    report = commands.add_parser(
+        "report", help="train on your model with the defaults, look at it, write one page of it"
+    )
+    add_report_options(report)
+    _add_devices(report, ray=False)
 
     importing = commands.add_parser(
         "import", help="make a concept file of what another program has learned"
