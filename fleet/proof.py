@@ -16,6 +16,7 @@ from typing import Any
 
 from perfusion_core.concept.files import write_atomically
 from perfusion_core.method.templates import validation_prompts
+from tools.locate import find_comfyui
 
 from .devices import Device, devices_of
 from .errors import FleetError
@@ -84,7 +85,8 @@ def manifest_text(options: argparse.Namespace, model: ModelEntry) -> str:
         lines.append("[models.model]")
         for part, paths in model.files.items():
             listed = [_quoted(str(path)) for path in paths]
-            lines.append(f"{part} = {listed[0] if part != 'clip' else '[' + ', '.join(listed) + ']'}")
+            value = f"[{', '.join(listed)}]" if part == "clip" else listed[0]
+            lines.append(f"{part} = {value}")
         if model.clip_type:
             lines.append(f"clip_type = {_quoted(model.clip_type)}")
         lines.append("")
@@ -113,9 +115,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _run(
-    jobs: Sequence[Job], ledger: Ledger, devices: Sequence[Device], plan: WorkerPlan
-) -> None:
+def _run(jobs: Sequence[Job], ledger: Ledger, devices: Sequence[Device], plan: WorkerPlan) -> None:
     """Do what is left of some jobs. Raises FleetError for one that failed, with its reason."""
     for job in jobs:  # somebody who gives the command again wants it tried again
         if ledger.state(job.id) is JobState.FAILED:
@@ -154,11 +154,19 @@ def _looking(
         "steps": options.sampling_steps,
         **{k: getattr(options, k) for k in ("biases", "seeds", "cfg", "sampler", "scheduler")},
         "side": options.side,
+        # Of one that comes later the pictures are scored: by its name it is another job.
+        "scorers": _scorers(),
     }
     files = [file["sha256"] for file in spec["pictures"]]
     key = str(spec["model"]["key"])
     cells = len(prompts) * len(options.seeds) * (len(options.biases) + 1) * len(jobs)
     return Job(digest({**spec, "pictures": files, "model": key}), ("pictures",), key, cells, spec)
+
+
+def _scorers() -> list[str]:
+    """The folders of CLIP models that ComfyUI has."""
+    found = sorted((find_comfyui().path / "models" / "clip_vision").glob("*/config.json"))
+    return [path.parent.name for path in found]
 
 
 def _trained(job: Job, figures: Mapping[str, Any], hidden: bool) -> dict[str, Any]:

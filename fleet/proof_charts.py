@@ -40,11 +40,12 @@ def front_chart(points: Sequence[Mapping[str, Any]], best: float) -> str:
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = left + (width - left - edge) * share
         y = (height - bottom) - (height - bottom - edge) * share
-        parts.append(f'<line class="grid" x1="{x:.0f}" y1="{edge}" x2="{x:.0f}" y2="{height - bottom}"/>')
-        parts.append(f'<line class="grid" x1="{left}" y1="{y:.0f}" x2="{width - edge}" y2="{y:.0f}"/>')
+        parts.append(_grid_line(x, edge, x, height - bottom))
+        parts.append(_grid_line(left, y, width - edge, y))
         parts.append(_text(x, height - bottom + 18, f"{x0 + (x1 - x0) * share:.3f}", "middle"))
         parts.append(_text(left - 8, y + 4, f"{y0 + (y1 - y0) * share:.3f}", "end"))
-    parts.append(_text((left + width) / 2, height - 8, "follows the prompt (text score) →", "middle"))
+    across = "follows the prompt (text score) →"
+    parts.append(_text((left + width) / 2, height - 8, across, "middle", "label"))
     parts.append(
         f'<text class="label" transform="translate(14 {(height - bottom + edge) / 2:.0f}) '
         'rotate(-90)" text-anchor="middle">like the pictures (identity score) →</text>'
@@ -87,11 +88,12 @@ def gate_chart(gates: Mapping[str, Any]) -> str:
         parts.append(_text(label - 10, top + row / 2, word, "end", f"label{strong}"))
         for c, (similarity, gate) in enumerate(zip(similarities, opened, strict=True)):
             y = top + c * 20 + 2
-            parts.append(f'<rect class="track" x="{label}" y="{y}" width="{bar}" height="14" rx="3"/>')
+            hover = f"{word}: gate {gate:.3f} of {names[c]}, similarity {similarity:.3f}"
+            place = f'x="{label}" y="{y}" height="14" rx="3"'
+            parts.append(f'<rect class="track" {place} width="{bar}"/>')
             parts.append(
-                f'<rect x="{label}" y="{y}" width="{max(1.5, bar * gate):.1f}" height="14" rx="3" '
-                f'fill="{COLOURS[c % len(COLOURS)]}"><title>{html.escape(word)}: gate {gate:.3f} of '
-                f"{html.escape(names[c])}, similarity {similarity:.3f}</title></rect>"
+                f'<rect {place} width="{max(1.5, bar * gate):.1f}" '
+                f'fill="{COLOURS[c % len(COLOURS)]}"><title>{html.escape(hover)}</title></rect>'
             )
             told = f"{gate:.2f}" + (f" {names[c]}" if len(names) > 1 else "")
             parts.append(_text(label + bar + 8, y + 11, f"{told}  (similarity {similarity:.2f})"))
@@ -126,6 +128,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = max(0.12 * (high - low), 0.005)
     return low - room, high + room
+
+
+def _grid_line(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="grid" x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "tick") -> str:

@@ -67,8 +67,8 @@ def _head(found: Mapping[str, Any], title: str) -> str:
     scores = "" if found["scored_by"] else f'<p class="note">{NO_SCORES}</p>'
     return (
         f"<header><h1>{_safe(title)}</h1><p>What <code>python -m fleet report</code> learned and "
-        f"made, {date.today():%d %B %Y}. Every picture is what came out, none was chosen; click one "
-        f'to see it in its own size.</p><ul class="facts">{chips}</ul>{scores}</header>'
+        f"made, {date.today():%d %B %Y}. Every picture is what came out, none was chosen; click "
+        f'one to see it in its own size.</p><ul class="facts">{chips}</ul>{scores}</header>'
     )
 
 
@@ -146,7 +146,8 @@ def _sweep(concept: Mapping[str, Any], scored: bool) -> str:
             + "</td>"
             for row in some
         )
-        lines.append(f"<tr><th>{_safe(prompt)}<small>seed {some[0]['seed']}</small></th>{cells}</tr>")
+        seed = f"<small>seed {some[0]['seed']}</small>"
+        lines.append(f"<tr><th>{_safe(prompt)}{seed}</th>{cells}</tr>")
     note = (
         '<p class="small">Below each picture: identity (like the training pictures) · text (like '
         "the prompt), by CLIP.</p>"
@@ -189,7 +190,10 @@ def _pairs(pairs: Mapping[str, Any], concepts: Sequence[Mapping[str, Any]]) -> s
             )
             kind = "both concepts" if learned else "ordinary words"
             lines.append(f"<tr><th>{_safe(text)}<small>{kind}</small></th>{cells}</tr>")
-    both = " and ".join(f'<span class="word">{_safe(one["placeholder"])}</span>' for one in concepts)
+    both = " and ".join(
+        f'<span style="color:{colour}">{_safe(one["placeholder"])}</span>'
+        for one, colour in zip(concepts, COLOURS, strict=False)
+    )
     return (
         f"<section><h2>Both in one picture: {both}</h2><p>Learned apart, used together; below each "
         "the same prompt in ordinary words, from the same noise.</p>"

@@ -59,8 +59,7 @@ class ProofTrainer:
                 "model": {"name": spec["model"]["name"], **_about(parts[0])},
                 "scored_by": told,
                 "concepts": [
-                    made.concept(*one, scorer)
-                    for one, scorer in zip(given, scorers, strict=True)
+                    made.concept(*one, scorer) for one, scorer in zip(given, scorers, strict=True)
                 ],
             }
             if len(given) == 2:

@@ -14,7 +14,6 @@ from .errors import FleetError
 from .snapshot import from_bytes, to_bytes
 from .worker import JobContext, Stopped
 
-
 POINTS = 60  # of the curve of a training's loss that is kept
 
 
