@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.console import forgiving
+
 from .errors import FleetError
 from .import_options import add_import_options
 from .proof_options import add_report_options
@@ -129,6 +131,7 @@ def _add_devices(command: argparse.ArgumentParser, ray: bool = True) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run a command; the exit code: 1 for an error or a job that failed, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
+    forgiving()
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         module, function = COMMANDS[options.command]

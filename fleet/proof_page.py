@@ -87,9 +87,10 @@ def _concept(
         f"learned from {len(training['files']) or len(concept['learned_from']) or 'hidden'} "
         f"pictures of a {_safe(concept['superclass'])}</h2>",
         _learned_from(concept, training),
-        f"<h3>At every bias</h3><p>Up: closer to the prompt. Down: closer to the pictures. In "
-        f"the first column the model paints <em>{_safe(concept['superclass'])}</em>, the ordinary "
-        f"word, from the same noise. {told}</p>",
+        "<h3>At every bias</h3><p>A higher bias is closer to the prompt, a lower one to the "
+        "pictures. In the first column the model paints "
+        f"<em>{_safe(concept['superclass'])}</em>, the ordinary word, from the same noise. "
+        f"{told}</p>",
         _sweep(concept, scored),
         '<div class="pair">',
     ]
@@ -116,7 +117,7 @@ def _learned_from(concept: Mapping[str, Any], training: Mapping[str, Any]) -> st
     steps = training.get("steps", 0)
     told = [
         f"{steps} steps in {seconds(training.get('train_seconds', 0.0))}",
-        f"pictures of {training['sizes']}",
+        f"pictures: {training['sizes']}",
         "captions of their own" if training["captions"] else "built-in captions",
     ]
     if training.get("loss") is not None:

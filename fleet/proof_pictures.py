@@ -53,7 +53,7 @@ class ProofTrainer:
             parts = self._models.get(spec["model"])
             made = _Made(parts, spec, context)
             scorers, told = _scorers(given)
-            found = {
+            found: dict[str, Any] = {
                 "format": "perfusion-report",
                 "version": 1,
                 "model": {"name": spec["model"]["name"], **_about(parts[0])},

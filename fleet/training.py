@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -186,14 +187,17 @@ def forget_peak() -> None:
 
 
 def peak() -> int:
-    """Bytes of the GPU that were used at most since `forget_peak`; of the CPU, by the process so
-    far; 0 where neither is known."""
+    """Bytes of the GPU that were used at most since `forget_peak`; where there is none, of memory
+    by this process so far."""
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "win32":
+        import psutil  # ComfyUI asks for it
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024  # bytes there, kilobytes on Linux

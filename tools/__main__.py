@@ -48,6 +48,7 @@ from pathlib import Path
 
 from tools import browser, install
 from tools.client import ComfyError
+from tools.console import forgiving
 from tools.locate import ROOT, find_comfyui, home
 from tools.ready import ready_comfyui, unit_python
 from tools.server import DEFAULT_BASE, clear_base, free_port, running_server
@@ -198,6 +199,7 @@ def clean(everything: bool) -> int:
 
 
 def main(argv: list[str]) -> int:
+    forgiving()
     try:
         return _main(argv)
     except (SetupError, ComfyError) as error:
