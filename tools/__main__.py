@@ -7,7 +7,7 @@
     test-unit, test-js, test-browser
                           a part of them
     lint, format          check the code; put it in order
-    lab, bench, pictures, watch
+    lab, bench, pictures, watch, release
                           as CONTRIBUTING.md says
     where                 say which ComfyUI and Python are used
     clean [--all]         delete what runs left (--all: what set-up made, too)
@@ -106,6 +106,7 @@ COMMANDS: dict[str, tuple[Needs, tuple[str, ...]]] = {
         ("-m", "pytest", "tests/browser"),
     ),
     "pictures": (Needs(want=("playwright",), browser=True), ("-m", "tests.browser.pictures")),
+    "release": (Needs(), ("-m", "tools.release")),
     "bench": (Needs(want=("perfusion_pytorch",)), ("-m", "tests.benchmarks")),
 }
 # Several one after the other, until one fails.
