@@ -31,8 +31,8 @@ from tools.steps import SetupError, say
 from tools.workflows import load_api
 
 # Of a ComfyUI that somebody uses: what is his, and what is large.
-NOT_COPIED = ("custom_nodes", "models", "input", "output", "temp", "user", ".git", "__pycache__")
-NOT_COPIED += ("venv", ".venv", "python_embeded")
+NOT_COPIED = {"custom_nodes", "models", "input", "output", "temp", "user", ".git"}
+NOT_COPIED |= {"venv", ".venv", "python_embeded"}
 _NODE_ID = re.compile(r'node_id="(\w+)"')
 QUICK_STEPS = 20
 
