@@ -3,8 +3,8 @@
     python -m tools run -- -m tests.benchmarks.memory [--only SD15] [--write]
 
 The step is the one that users run (`ComfyBackbone.loss` and its backward) on ComfyUI's own
-networks, with torch's fake tensors: every operation happens with its shapes and dtypes, no number is
-computed. An account is kept of the storages that live: a storage counts from the operation that
+networks, with torch's fake tensors: every operation happens with its shapes and dtypes, no number
+is computed. An account is kept of the storages that live: a storage counts from the operation that
 makes it until nothing holds it. What the account cannot see, and docs/memory.md says: what a GPU's
 own kernels take for themselves, and what its allocator wastes. The attention is that of one kernel
 (flash), which keeps its inputs, its output and a number a row. `--write` puts the table into
@@ -48,7 +48,8 @@ class Case:
     Attributes:
         config: name of ComfyUI's config class.
         side: of the pictures, in pixels.
-        encoder: weights of its text encoders (counted from ComfyUI's classes).
+        encoder: weights of its text encoders, as ComfyUI's classes have them.
+        words: how many of them are tables of words.
         depths: (layers, width) of each encoder, to count by what autograd keeps of a prompt.
         goals: batch -> bytes that a step should stay within.
     """
@@ -57,14 +58,15 @@ class Case:
     config: str
     side: int
     encoder: int
+    words: int
     depths: tuple[tuple[int, int], ...]
     goals: dict[int, float]
 
 
 CASES = (
-    Case("SD 1.5, 512 px", "SD15", 512, 123_060_480, ((12, 768),), {4: 5e9}),
-    Case("SDXL, 1024 px", "SDXL", 1024, 817_720_320, ((12, 768), (32, 1280)), {1: 8e9}),
-    Case("Anima, 1024 px", "Anima", 1024, 596_049_920, ((28, 1024),), {1: 8e9}),
+    Case("SD 1.5, 512 px", "SD15", 512, 123_060_480, 37_945_344, ((12, 768),), {4: 5e9}),
+    Case("SDXL, 1024 px", "SDXL", 1024, 817_720_320, 101_187_584, ((12, 768), (32, 1280)), {1: 8e9}),
+    Case("Anima, 1024 px", "Anima", 1024, 596_049_920, 155_582_464, ((28, 1024),), {1: 8e9}),
 )
 
 
@@ -197,13 +199,23 @@ class _Times:
         return [0.5] * self._count
 
 
-def text_bytes(case: Case, batch: int) -> tuple[int, int]:
-    """Of the text encoders, which run in fp32: their weights, and what autograd keeps."""
+def text_bytes(case: Case, batch: int, checkpointing: bool) -> int:
+    """What the text encoders take beside the network, by their sizes; ComfyUI loads them in 16 bits
+    and runs them in fp32.
+
+    Checkpointed (CLIP alone): their weights, each layer's input, and of one layer what was cast and
+    what autograd keeps. Otherwise all that is cast, and what autograd keeps of all layers.
+    """
     from perfusion_core.families import FAMILIES
 
     family = FAMILIES[{"SD15": "sd1", "SDXL": "sdxl", "Anima": "anima"}[case.config]]
-    numbers = sum(layers * width for layers, width in case.depths)
-    return 4 * case.encoder, batch * family.kept_text * family.prompt * numbers
+    tokens = batch * family.prompt
+    if checkpointing and not family.adapter:
+        inputs = 4 * tokens * sum(layers * width for layers, width in case.depths)
+        widest = max(width for _, width in case.depths)
+        return 2 * case.encoder + inputs + 4 * 12 * widest**2 + family.kept_text * tokens * widest
+    kept = family.kept_text * tokens * sum(layers * width for layers, width in case.depths)
+    return 2 * case.encoder + 4 * (case.encoder - case.words) + kept
 
 
 def rows(only: str, told: Any) -> Iterator[str]:
@@ -220,7 +232,7 @@ def rows(only: str, told: Any) -> Iterator[str]:
             peaks = {}
             for dtype in (torch.bfloat16, torch.float16):
                 weights, peaks[dtype] = step(case, batch, checkpointing, dtype)
-            encoder, kept = text_bytes(case, batch)
+            text = text_bytes(case, batch, checkpointing)
             goal = case.goals.get(batch)
             line = [
                 case.title,
@@ -228,7 +240,7 @@ def rows(only: str, told: Any) -> Iterator[str]:
                 "on" if checkpointing else "off",
                 f"{weights / 1e9:.2f}",
                 *(f"{peak / 1e9:.2f}" for peak in peaks.values()),
-                f"{(peaks[torch.bfloat16] + encoder + kept) / 1e9:.2f}",
+                f"{(peaks[torch.bfloat16] + text) / 1e9:.2f}",
                 "" if goal is None else f"{goal / 1e9:g}",
             ]
             told(line)
