@@ -11,7 +11,7 @@ SUPERCLASS ?=
 LAB_CONCEPT = $(if $(CONCEPT)$(SUPERCLASS),--concept "$(CONCEPT)" --superclass "$(SUPERCLASS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab serve test test-unit test-js test-browser pictures bench watch lint format clean clean-all
+.PHONY: help setup demo lab serve test test-unit test-js test-browser pictures bench release watch lint format clean clean-all
 
 help: ## say what there is
 	@$(PYTHON) -c "import re; [print('make %-12s %s' % m) for m in re.findall(r'^([a-z-]+): ## (.*)', open('Makefile').read(), re.M)]"
@@ -45,6 +45,9 @@ pictures: ## the page's pictures for help, templates and README; ARGS="graphs", 
 
 bench: ## what the edit costs, beside stock ComfyUI and perfusion-pytorch; see tests/benchmarks/
 	@$(TOOLS) bench $(ARGS)
+
+release: ## a dry run of a release: packed, unpacked into a fresh ComfyUI, all nodes, a picture; ARGS=--quick
+	@$(TOOLS) release $(ARGS)
 
 watch: ## what a ComfyUI lacks of what the pack relies on, and which tests fail there; ARGS=/path/to/ComfyUI
 	@$(TOOLS) watch $(ARGS)

@@ -16,7 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.console import forgiving
+
 from .errors import FleetError
+from .import_options import add_import_options
+from .proof_options import add_report_options
 from .sweep_options import add_sweep_options
 
 EXAMPLES = """
@@ -27,17 +31,21 @@ examples:
   python -m fleet train people.toml --ray             workers on a Ray cluster
   python -m fleet status people.toml
   python -m fleet sweep output/fleet/concepts/*.safetensors --biases 0.4,0.6,0.8
+  python -m fleet report pictures/anna person --model v1-5.safetensors
+  python -m fleet import teddy.ckpt --model v1-5.safetensors
 
 A run that was stopped or killed goes on where it was: give the same command again.
 """
 
 # Where the commands are: imported when they are asked for.
-MODULES = {
-    "train": "train",
-    "export": "train",
-    "sweep": "sweep",
-    "status": "status",
-    "retry": "status",
+COMMANDS = {
+    "train": ("train", "train"),
+    "export": ("train", "export"),
+    "sweep": ("sweep", "sweep"),
+    "status": ("status", "status"),
+    "retry": ("status", "retry"),
+    "import": ("imports", "import_file"),
+    "report": ("proof", "report"),
 }
 
 
@@ -76,13 +84,25 @@ def parser() -> argparse.ArgumentParser:
     retry.add_argument("ledger", type=Path, metavar="LEDGER", help="a manifest, or its ledger")
     retry.add_argument("names", nargs="*", metavar="CONCEPT", help="those alone; else all")
 
+    report = commands.add_parser(
+        "report", help="train on your model with the defaults, look at it, write one page of it"
+    )
+    add_report_options(report)
+    _add_devices(report, ray=False)
+
+    importing = commands.add_parser(
+        "import", help="make a concept file of what another program has learned"
+    )
+    add_import_options(importing)
+    _add_devices(importing, ray=False)
+
     export = commands.add_parser("export", help="copy a manifest's concepts into a folder")
     export.add_argument("manifest", type=Path, metavar="MANIFEST")
     export.add_argument("folder", type=Path, metavar="FOLDER", help="such as models/perfusion")
     return made
 
 
-def _add_devices(command: argparse.ArgumentParser) -> None:
+def _add_devices(command: argparse.ArgumentParser, ray: bool = True) -> None:
     command.add_argument(
         "--devices",
         default="auto",
@@ -90,14 +110,15 @@ def _add_devices(command: argparse.ArgumentParser) -> None:
         help="one worker each: cuda:0,cuda:1 or cuda (all cards), cpu:2 (two workers), mps; "
         "auto (the default): all cards, else one worker on the CPU",
     )
-    command.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="workers on the Ray cluster at ADDRESS (auto: the one this machine is part of); "
-        "without ADDRESS, on one that is started here for as long as it takes",
-    )
+    if ray:
+        command.add_argument(
+            "--ray",
+            nargs="?",
+            const="",
+            metavar="ADDRESS",
+            help="workers on the Ray cluster at ADDRESS (auto: the one this machine is part of); "
+            "without ADDRESS, on one that is started here for as long as it takes",
+        )
     command.add_argument(
         "--comfyui-args",
         default="",
@@ -110,12 +131,13 @@ def _add_devices(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run a command; the exit code: 1 for an error or a job that failed, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
+    forgiving()
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
-        module = MODULES[options.command]
+        module, function = COMMANDS[options.command]
         if module != "status" and not _has_comfyuis_packages():
             return _hand_over(arguments)
-        command = getattr(importlib.import_module(f"fleet.{module}"), options.command)
+        command = getattr(importlib.import_module(f"fleet.{module}"), function)
         return int(command(options))
     except FleetError as error:
         print(f"fleet: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfusion_core.concept.files import write_new
+from perfusion_core.concept.files import replace_file, write_new
 
 EXPIRY = 120.0  # seconds; network folders may show a file as it was up to a minute ago
 BEAT = 2.0  # seconds between two renewals
@@ -111,7 +111,7 @@ class Leases:
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
             partial.write_bytes(self._content(lease, note))
-            os.replace(partial, path)
+            replace_file(partial, path)
         finally:
             partial.unlink(missing_ok=True)
         return True

@@ -24,7 +24,8 @@ from .errors import FleetError
 from .jobs import Hashes, Job, digest, file_spec, model_spec
 from .ledger import JobState, Ledger
 from .local_pool import WorkerPlan
-from .manifest import DEMO, ModelEntry, PlannedConcept, Reader, models_of, read_manifest
+from .manifest import PlannedConcept, read_manifest
+from .model_options import named_model
 from .report import Progress, end_text
 from .run import run
 from .sweep_table import best_settings, write_table
@@ -64,7 +65,7 @@ def sweep_jobs(options: argparse.Namespace, hashes: Hashes) -> list[Job]:
                 ConceptSettings(bias, temperature)
             except ValueError as error:
                 raise FleetError(f"--biases or --temperatures: {error}") from error
-    model = model_spec(_model(options), hashes)
+    model = model_spec(named_model(options.model, options.manifest), hashes)
     learned_from = _pictures(options.manifest)
     names = Counter(path.stem for path in options.concepts)
     jobs = []
@@ -96,20 +97,6 @@ def _concept(path: Path) -> Concept:
         return load_concept(path)
     except ConceptError as error:
         raise FleetError(str(error)) from error
-
-
-def _model(options: argparse.Namespace) -> ModelEntry:
-    known = {DEMO: ModelEntry(DEMO)}
-    if options.manifest is not None:
-        known = models_of(Reader(options.manifest))
-    if options.model in known:
-        return known[options.model]
-    path = Path(options.model).expanduser().resolve()
-    if not path.is_file():
-        raise FleetError(
-            f'--model "{options.model}" is neither a file nor one of {", ".join(known)}'
-        )
-    return ModelEntry(path.stem, {"checkpoint": [path]})
 
 
 def _pictures(manifest: Path | None) -> dict[str, Sequence[Path]]:

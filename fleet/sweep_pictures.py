@@ -13,6 +13,7 @@ from perfusion_core.concept.concept_file import load_concept
 
 from .comfyui import Models, open_comfyui
 from .errors import FleetError
+from .sampling import Sampling, decoded, encoded
 from .training import pixels
 from .worker import JobContext, Stopped
 
@@ -68,59 +69,35 @@ def _painted(
 
     Of one prompt and seed all start from the same noise.
     """
-    import comfy.sample
-    import torch
-
     from perfusion_core.comfy.concept_entry import recommended
-    from perfusion_core.comfy.models import detect_family
     from perfusion_core.comfy.prompts import add_concepts
     from perfusion_core.comfy.stack import apply_stack, tune
 
     model, clip, vae = parts
-    family = detect_family(model)
     carrying = apply_stack(model, [recommended(concept)])
     knowing = add_concepts(clip, [concept])
-    negative = knowing.encode_from_tokens_scheduled(knowing.tokenize(""))
-    side = family.resolution // family.pixels
-    channels = model.model.latent_format.latent_channels
-    empty = torch.zeros(1, channels, side, side)
+    negative = encoded(knowing, "")
+    sampling = Sampling(model, spec)
     rows, latents = [], []
     total = len(spec["prompts"]) * len(spec["seeds"])
     total *= len(spec["temperatures"]) * len(spec["biases"])
     for prompt in spec["prompts"]:
-        text = prompt.replace("{}", concept.placeholder)
-        positive = knowing.encode_from_tokens_scheduled(knowing.tokenize(text))
+        positive = encoded(knowing, prompt.replace("{}", concept.placeholder))
         for seed in spec["seeds"]:
-            noise = comfy.sample.prepare_noise(empty, seed)
             for temperature in spec["temperatures"]:
                 for bias in spec["biases"]:
                     if context.stop_asked():
                         raise Stopped
-                    tuned = tune(carrying, "", _setter(bias, temperature))
-                    latents.append(
-                        comfy.sample.sample(
-                            tuned,
-                            noise,
-                            spec["steps"],
-                            spec["cfg"],
-                            spec["sampler"],
-                            spec["scheduler"],
-                            positive,
-                            negative,
-                            empty,
-                            disable_pbar=True,
-                            seed=seed,
-                        )
-                    )
+                    tuned = tune(carrying, "", setter(bias, temperature))
+                    latents.append(sampling.latent(tuned, positive, negative, seed))
                     setting = {"bias": bias, "temperature": temperature, "seed": seed}
                     rows.append({"prompt": prompt, **setting})
                     context.at(len(rows), total, 0.0)
-    # After the last one: where both do not fit, the autoencoder would push the model off the
-    # device for every picture.
-    return rows, [vae.decode(one)[:1, ..., :3].float().cpu() for one in latents]
+    return rows, decoded(vae, latents)
 
 
-def _setter(bias: float, temperature: float) -> Any:
+def setter(bias: float, temperature: float) -> Any:
+    """What `tune` changes settings by."""
     return lambda settings: replace(settings, bias=bias, temperature=temperature)
 
 

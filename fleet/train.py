@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from perfusion_core.concept.concept import ConceptError
 from perfusion_core.concept.concept_file import load_concept, save_concept
+from tools.console import words_of
 
 from .devices import Device, devices_of
 from .errors import FleetError
@@ -78,7 +78,7 @@ def pool_of(plan: WorkerPlan, devices: Sequence[Device], ray: str | None) -> Poo
 def with_arguments(devices: Sequence[Device], arguments: str) -> list[Device]:
     """The devices, with more options for ComfyUI."""
     try:
-        more = tuple(shlex.split(arguments))
+        more = tuple(words_of(arguments))
     except ValueError as error:
         raise FleetError(f'--comfyui-args "{arguments}" cannot be read: {error}') from error
     return [replace(device, arguments=(*device.arguments, *more)) for device in devices]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from .comfyui import Models, open_comfyui
 from .errors import FleetError
 from .snapshot import from_bytes, to_bytes
 from .worker import JobContext, Stopped
+
+POINTS = 60  # of the curve of a training's loss that is kept
 
 
 class ComfyTrainer:
@@ -62,7 +65,7 @@ class ComfyTrainer:
             checkpointing=spec["checkpointing"],
             snapshots=snapshots,
         )
-        _forget_peak()
+        forget_peak()
         begun = time.monotonic()
         progress = _Progress(context)
         try:
@@ -77,12 +80,20 @@ class ComfyTrainer:
             "resumed_from": snapshots.resumed_from,
             "train_seconds": round(time.monotonic() - begun, 3),
             "loss": learned.concept.training["loss"],
+            "losses": _curve(learned.losses),
             "pictures": learned.sizes,
             "notes": [*snapshots.notes, *learned.notes],
             "loads": self._models.loads - loads,
-            "peak_bytes": _peak(),
+            "peak_bytes": peak(),
         }
         return concept_bytes(learned.concept), figures
+
+
+def _curve(losses: Sequence[float]) -> list[float]:
+    """The losses of a training as at most `POINTS` means, each of as many steps."""
+    each = max(1, -(-len(losses) // POINTS))
+    parts = [losses[n : n + each] for n in range(0, len(losses), each)]
+    return [round(sum(part) / len(part), 5) for part in parts]
 
 
 class _Snapshots:
@@ -167,22 +178,26 @@ def _array(name: str, data: bytes, mode: str) -> Any:
     return torch.from_numpy(pixels.astype(np.float32) / 255.0)
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Begin to measure the most memory of the GPU that is used."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak() -> int:
-    """Bytes of the GPU that were used at most since `_forget_peak`; of the CPU, by the process so
-    far; 0 where neither is known."""
+def peak() -> int:
+    """Bytes of the GPU that were used at most since `forget_peak`; where there is none, of memory
+    by this process so far."""
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if sys.platform == "win32":
+        import psutil  # ComfyUI asks for it
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024  # bytes there, kilobytes on Linux

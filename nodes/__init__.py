@@ -7,6 +7,7 @@ import sys
 from comfy_api.latest import ComfyExtension, io
 
 from ..perfusion_core.comfy.concept_folder import register_folder
+from ..perfusion_core.comfy.foreign_folder import register_foreign_folder
 from ..perfusion_core.comfy.masks import register_mask_folder
 from ..perfusion_core.comfy.metadata import register_metadata
 from .apply import PerfusionApplyConcepts
@@ -14,6 +15,7 @@ from .attention_map import PerfusionAttentionMap
 from .combine import PerfusionCombineConcepts
 from .covariance import PerfusionCovariance
 from .demo_model import PerfusionDemoModel
+from .import_concept import PerfusionImport
 from .info import PerfusionConceptInfo
 from .inspect import PerfusionGateInspector
 from .loader import PerfusionConceptLoader
@@ -33,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     PerfusionTrainingPictures,
     PerfusionTrainConcept,
     PerfusionSaveConcept,
+    PerfusionImport,
     PerfusionCovariance,
     PerfusionZeroShotMask,
     PerfusionGateInspector,
@@ -49,6 +52,7 @@ class PerfusionExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Here and not at import: ComfyUI asks for the nodes' inputs next, which list the folders.
         register_folder()
+        register_foreign_folder()
         register_mask_folder()
         _register_routes()
         register_metadata()

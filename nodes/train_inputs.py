@@ -200,7 +200,8 @@ def training_inputs() -> list[io.Input]:
         ConceptType.Input(
             "resume",
             optional=True,
-            tooltip="A concept to go on from, such as a loader's; of the same superclass.",
+            tooltip="A concept to go on from, such as a loader's; or a textual inversion, of "
+            "Perfusion Import. Of the same superclass.",
         ),
         io.Combo.Input(
             "key_mode",

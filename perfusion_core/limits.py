@@ -38,3 +38,9 @@ MAX_KEPT = 64  # answers a CLIP; each is a list of words and numbers
 
 # --- pictures that show others: pixels, so that one takes 400 MB while it is made
 MAX_GRID = 32 << 20
+
+# --- files of other programs: a concept of ChenDarYen's for SD 2 has 12 MB, most of it a row for
+# each of 77 positions in every layer
+MAX_FOREIGN = 64 << 20  # bytes, unpacked as well
+MAX_FOREIGN_PICKLE = 1 << 20  # bytes of structure, which has some kilobytes
+MAX_FOREIGN_PARTS = 4096  # tensors

@@ -7,7 +7,7 @@
     test-unit, test-js, test-browser
                           a part of them
     lint, format          check the code; put it in order
-    lab, bench, pictures, watch
+    lab, bench, pictures, watch, release
                           as CONTRIBUTING.md says
     where                 say which ComfyUI and Python are used
     clean [--all]         delete what runs left (--all: what set-up made, too)
@@ -48,6 +48,7 @@ from pathlib import Path
 
 from tools import browser, install
 from tools.client import ComfyError
+from tools.console import forgiving
 from tools.locate import ROOT, find_comfyui, home
 from tools.ready import ready_comfyui, unit_python
 from tools.server import DEFAULT_BASE, clear_base, free_port, running_server
@@ -105,6 +106,7 @@ COMMANDS: dict[str, tuple[Needs, tuple[str, ...]]] = {
         ("-m", "pytest", "tests/browser"),
     ),
     "pictures": (Needs(want=("playwright",), browser=True), ("-m", "tests.browser.pictures")),
+    "release": (Needs(), ("-m", "tools.release")),
     "bench": (Needs(want=("perfusion_pytorch",)), ("-m", "tests.benchmarks")),
 }
 # Several one after the other, until one fails.
@@ -198,6 +200,7 @@ def clean(everything: bool) -> int:
 
 
 def main(argv: list[str]) -> int:
+    forgiving()
     try:
         return _main(argv)
     except (SetupError, ComfyError) as error:

@@ -29,8 +29,8 @@ def check(root: Path = ROOT) -> tuple[bool, str]:
             [sys.executable, "-c", _LINT, config, "--no-cache", "--no-logo"],
             cwd=folder,
             capture_output=True,
-            text=True,
             encoding="utf-8",
+            errors="replace",
         )
     return done.returncode == 0, done.stdout + done.stderr
 

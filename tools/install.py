@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from tools.download import announce
 from tools.locate import ROOT, ComfyInstall, venv_python
 from tools.steps import SetupError, Steps, fingerprint, say
 
@@ -92,6 +93,9 @@ def setup_comfyui(comfyui: ComfyInstall, steps: Steps, root: Path = ROOT) -> Non
         return
     with steps.lock():
         name = comfyui.venv.name
+        if not _has_packages(comfyui, steps, root):
+            version = "0.3.75" if comfyui.origin == "private" else comfyui.version
+            announce("comfyui", f"ComfyUI {version} and its packages", steps.home)
         make_venv(comfyui.venv, steps)
         if comfyui.origin == "private":
             steps.step(
@@ -127,6 +131,13 @@ def _is_ready(comfyui: ComfyInstall, steps: Steps, root: Path) -> bool:
     )
 
 
+def _has_packages(comfyui: ComfyInstall, steps: Steps, root: Path) -> bool:
+    """Whether nothing is left to download but what single commands ask for."""
+    if not (comfyui.path / "requirements.txt").is_file():  # the private one, not unpacked yet
+        return False
+    return steps.done(f"{comfyui.venv.name}.packages", environment_key(comfyui, root))
+
+
 def environment_key(comfyui: ComfyInstall, root: Path) -> str:
     """What ComfyUI's environment depends on."""
     requirements = (comfyui.path / "requirements.txt").read_text(encoding="utf-8")
@@ -140,6 +151,8 @@ def setup_unit(steps: Steps, root: Path = ROOT) -> Path:
     key = fingerprint(packages)
     if not (steps.done(f"{venv.name}.packages", key) and venv_python(venv).is_file()):
         with steps.lock():
+            if not steps.done(f"{venv.name}.packages", key):
+                announce("unit", "torch and the unit tests' packages", steps.home)
             make_venv(venv, steps)
             _pip_step(venv, steps, packages, "the unit tests' packages", key)
     return venv_python(venv)
@@ -288,7 +301,11 @@ def lacking(python: Path, modules: list[str]) -> list[str]:
         "print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
     )
     done = subprocess.run(
-        [python, "-c", code, *modules], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [python, "-c", code, *modules],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode:
         raise SetupError(f"{python} does not run: {(done.stderr or done.stdout).strip()[-200:]}")

@@ -35,7 +35,9 @@ def find_npm() -> list[str] | None:
 
 def _version(command: list[str]) -> int:
     try:
-        told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            [*command, "--version"], capture_output=True, encoding="utf-8", check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return 0
     found = re.match(r"v(\d+)\.", told.stdout)
@@ -59,8 +61,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         encoding="utf-8",
+        errors="replace",
         check=False,
     )
 

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import platform
-import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from tools.client import ComfyClient, ComfyError
+from tools.console import words_of
 from tools.locate import PACK_NAME, ROOT, ComfyInstall
 from tools.steps import say
 
@@ -79,7 +79,7 @@ def device_args(comfyui: ComfyInstall) -> list[str]:
     """`$PERFUSION_DEVICE_ARGS`, else `--cpu` where there is no accelerator that torch can use."""
     named = os.environ.get("PERFUSION_DEVICE_ARGS")
     if named is not None:
-        return shlex.split(named)
+        return words_of(named)
     if not _accelerator_likely():
         return ["--cpu"]
     # Something is there: only ComfyUI's own torch knows if it can use it (seconds, so not before).
@@ -89,7 +89,11 @@ def device_args(comfyui: ComfyInstall) -> list[str]:
         "print(torch.cuda.is_available() or m.is_available() or bool(x and x.is_available()))"
     )
     done = subprocess.run(
-        [comfyui.python, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [comfyui.python, "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        stdin=subprocess.DEVNULL,
     )
     return [] if done.stdout.strip().endswith("True") else ["--cpu"]
 

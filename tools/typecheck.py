@@ -30,8 +30,8 @@ def check(root: Path = ROOT) -> tuple[bool, str]:
             [sys.executable, "-m", "mypy", *options, *(f"{PACKAGE}/{part}" for part in CHECKED)],
             cwd=folder,
             capture_output=True,
-            text=True,
             encoding="utf-8",
+            errors="replace",
         )
     return done.returncode == 0, done.stdout + done.stderr
 

@@ -218,7 +218,8 @@ def failing(comfy: Path, tests: list[str]) -> list[str]:
             env={**os.environ, "COMFYUI_PATH": str(comfy)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if not report.is_file():
             return [f"the tests did not run: {line}" for line in done.stdout.splitlines()[-3:]]

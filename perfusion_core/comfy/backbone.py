@@ -15,18 +15,17 @@ from ..method.batches import TrainingError
 from ..method.edit import GatedEdit
 from .checkpointing import checkpointed
 from .differentiable import Differentiable
+from .encoder_checkpointing import all_checkpointed, checkpointed_encoder
 from .encoding import encode
 from .forward_patch import Differences, edited
 from .memory import out_of_memory
 from .models import compute_dtype, detect_family, layers_of
-from .prompts import word_tokens
 from .protocols import Clip, Model, ModelPatcher, ModelSampling
-from .tokenizers import tokenizers_of
 from .training_checks import check_latents, check_pair, check_prompts
 from .training_memory import kept_bytes
 from .training_pass import conditions, prediction_errors, transformer_options
-from .training_words import with_training_word
-from .weights import is_dynamic, no_room, trainable_weights
+from .training_words import superclass_vectors, with_training_word
+from .weights import fine_bytes, is_dynamic, no_room, trainable_weights
 
 # Bytes. Ask for more memory than any GPU has, so that ComfyUI unloads all other models.
 EVERYTHING = 1e20
@@ -83,12 +82,18 @@ class ComfyBackbone:
         # A copy on the CPU: reading a number from the device waits for it, and every step reads one
         # for each picture.
         self._schedule = deepcopy(self._base.model_sampling).cpu()
-        if self._wanted == "auto":
-            clip = self._clip if self._encodes else None
-            kept = kept_bytes(self._base, clip, self._family, self._batch)
-            self.checkpointing = kept > model_management.get_free_memory(self.device)
-        else:
-            self.checkpointing = self._wanted == "on"
+
+    def _has_to_checkpoint(self) -> bool:
+        """Whether a step would not fit into the free memory otherwise, or it is wanted."""
+        from comfy import model_management
+
+        if self._wanted != "auto":
+            return self._wanted == "on"
+        clip = self._clip if self._encodes else None
+        kept = kept_bytes(self._base, clip, self._family, self._batch)
+        if clip is not None:
+            kept += fine_bytes(clip.patcher)
+        return bool(kept > model_management.get_free_memory(self.device))
 
     def _encoding_patchers(self) -> list[ModelPatcher]:
         text = self._clip.patcher
@@ -106,8 +111,11 @@ class ComfyBackbone:
             model_management.free_memory(EVERYTHING, self.device)
         model_management.load_models_gpu(patchers, memory_required=EVERYTHING, force_full_load=True)
         self._ready.enter_context(trainable_weights(self._model))
+        self.checkpointing = self._has_to_checkpoint()
         if self._encodes:
-            self._ready.enter_context(trainable_weights(self._clip.patcher, fine=True))
+            # Where its layers run again for backward, one layer's are cast at a time.
+            once = not (self.checkpointing and all_checkpointed(self._clip.cond_stage_model))
+            self._ready.enter_context(trainable_weights(self._clip.patcher, fine=once))
 
     def retire_encoder(self) -> None:
         """See `Backbone`: the text encoder leaves the device."""
@@ -147,14 +155,7 @@ class ComfyBackbone:
 
     def superclass_embeddings(self, word: str) -> Mapping[str, Tensor]:
         """See `Backbone`. Raises ComfyMismatch for a word without tokens."""
-        found, tokenizers = {}, tokenizers_of(self._clip)
-        for name in self._family.encoders:
-            tokens = word_tokens(tokenizers[name], word)
-            table = getattr(self._clip.cond_stage_model, name).transformer.get_input_embeddings()
-            ids = torch.tensor(tokens, device=table.weight.device)
-            with torch.no_grad():
-                found[name] = table(ids, out_dtype=torch.float32).detach().clone()
-        return found
+        return superclass_vectors(self._clip, self._family, word)
 
     def encode(
         self,
@@ -165,7 +166,12 @@ class ComfyBackbone:
     ) -> TrainingPrompts:
         clip = with_training_word(self._clip, placeholder, embeddings, superclass)
         distinct = list(dict.fromkeys(prompts))  # templates come up again within a batch
-        with Differentiable(), torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged):
+        with ExitStack() as stack:
+            stack.enter_context(Differentiable())
+            if self.checkpointing:
+                stack.enter_context(checkpointed_encoder(clip.cond_stage_model))
+            guard = torch.autograd.graph.saved_tensors_hooks(_guarded, _unchanged)
+            stack.enter_context(guard)
             encoding = encode(clip, distinct, pooled=self._pooled, base=self._base)
         # The last vector of the placeholder: the only one that has seen all the others.
         positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)

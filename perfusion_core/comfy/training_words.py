@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..families import ModelFamily
 from .models import ComfyMismatch
 from .prompts import with_words, word_tokens
 from .protocols import Clip
@@ -38,3 +39,18 @@ def with_training_word(
                 f"CLIP, only for {', '.join(embeddings)}: connect the CLIP of the model itself."
             )
     return with_words(clip, words)
+
+
+def superclass_vectors(clip: Clip, family: ModelFamily, word: str) -> dict[str, Tensor]:
+    """Text encoder -> the vectors [n, w] of an ordinary word, on the encoder's device.
+
+    Raises ComfyMismatch for a word without tokens.
+    """
+    found, tokenizers = {}, tokenizers_of(clip)
+    for name in family.encoders:
+        tokens = word_tokens(tokenizers[name], word)
+        table = getattr(clip.cond_stage_model, name).transformer.get_input_embeddings()
+        ids = torch.tensor(tokens, device=table.weight.device)
+        with torch.no_grad():
+            found[name] = table(ids, out_dtype=torch.float32).detach().clone()
+    return found

@@ -57,6 +57,13 @@ def trainable_weights(patcher: ModelPatcher, fine: bool = False) -> Iterator[Non
         stand_ins.put_back()
 
 
+def fine_bytes(patcher: ModelPatcher) -> int:
+    """Bytes that `trainable_weights` takes more where it is `fine`."""
+    parts = (m for m in patcher.model.modules() if not isinstance(m, torch.nn.Embedding))
+    weights = (p for part in parts for p in part._parameters.values() if p is not None)
+    return torch.float32.itemsize * sum(p.numel() for p in weights if p.dtype in HALF)
+
+
 class _StandIns:
     """Tensors put in the place of a module's own, and what was there before."""
 

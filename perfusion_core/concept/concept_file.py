@@ -177,7 +177,7 @@ def read_preview(path: Path) -> bytes | None:
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
     """The open file and its header; what is raised within is a ConceptError that names the file."""
     try:
-        with _reading(path), path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             whole = _header_of(file, size)
             check_format(whole.metadata)
@@ -192,7 +192,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Says in ConceptErrors what keeps a file from being read."""
     try:
         # Opening a pipe would wait for somebody to write into it.
@@ -241,8 +241,9 @@ def _check_kind(start: bytes, size: int) -> None:
     if start.startswith((*_PICKLES, _ZIP)):
         raise ConceptError(
             "this is a pickle (a .pt, .bin or .ckpt file) or another archive under another name. "
-            "Perfusion never opens pickles, because they can run programs: get the concept as a "
-            ".safetensors file."
+            "A loader never opens those, because they can run programs: get the concept as a "
+            ".safetensors file. A concept of another implementation of the paper, or a textual "
+            "inversion, goes through Perfusion Import, which reads numbers alone."
         )
 
 

@@ -49,8 +49,9 @@ def check_format(header: Mapping[str, str]) -> None:
     if header.get("format") != FORMAT:
         raise ConceptError(
             "this safetensors file is not a concept: its header has the format "
-            f'"{shortened(header.get("format", ""))}", not "{FORMAT}". LoRAs, embeddings and '
-            "checkpoints go through their own loaders."
+            f'"{shortened(header.get("format", ""))}", not "{FORMAT}". LoRAs and checkpoints '
+            "go through their own loaders, an embedding through Perfusion Import, as a start for "
+            "training."
         )
     if header.get("version") not in READ:
         raise ConceptError(

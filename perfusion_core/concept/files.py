@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import time
 import uuid
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from pathlib import Path
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.partial")
 # A process that still writes one of some kilobytes after this is no more.
 _LEFT_BEHIND_AFTER = 3600  # seconds
+_PATIENCE = 2.0  # seconds for readers to close a file
 
 # What an artist reads in place of the system's words, and what to do.
 _CAUSES = {
@@ -45,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     partial = _written(path, data)
     try:
-        os.replace(partial, path)
+        replace_file(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -82,11 +84,28 @@ def _moved_to_new(partial: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     try:
-        os.replace(partial, path)
+        replace_file(partial, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return True
+
+
+def replace_file(partial: Path, path: Path) -> None:
+    """Give the file `partial` the name `path`, also where another file has it.
+
+    Windows refuses that while anybody reads the other file, which lasts a moment: a virus scanner
+    as well. Raises OSError where it lasts longer than `_PATIENCE`.
+    """
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.replace(partial, path)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > give_up:
+                raise
+        time.sleep(0.02)
 
 
 def _written(path: Path, data: bytes) -> Path:

@@ -53,6 +53,21 @@ _CAPTIONS: Graph = {
     },
 }
 
+# No result: the file is the user's.
+_IMPORT: Graph = {
+    "1": _DEMO,
+    "2": {
+        "class_type": "PerfusionImport",
+        "inputs": {
+            "model": ["1", 0],
+            "clip": ["1", 1],
+            "file": "anna.pt",
+            "placeholder": "anna*",
+            "superclass": "person",
+        },
+    },
+}
+
 # No result: the mask needs a CLIPSeg model, which is the user's to get.
 _MASK: Graph = {
     "1": _DEMO,
@@ -75,6 +90,7 @@ _MASK: Graph = {
 SCENES = {
     "PerfusionApplyConcepts": Scene(_STACK, ((1, 4), (5,))),
     "PerfusionCombineConcepts": Scene(_STACK, ((2, 3), (4, 1), (5,))),
+    "PerfusionImport": Scene(_IMPORT, ((1,), (2,))),
     "PerfusionCovariance": Scene(_CAPTIONS, ((1,), (2,))),
     "PerfusionZeroShotMask": Scene(_MASK, ((1,), (2,), (3,)), height=234),
 }

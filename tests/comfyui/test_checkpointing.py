@@ -9,7 +9,7 @@ import comfy.model_management
 import pytest
 import torch
 from comfy.sd import CLIP
-from tiny_models import CPU, patched_modules, tiny_concept
+from tiny_models import CPU, patched_modules, tiny_clip, tiny_concept
 from true_models import learned_concept, true_clip, true_model
 
 from perfusion_core.comfy import backbone as backbone_module
@@ -36,6 +36,22 @@ def test_sdxl_whose_blocks_see_the_pooled_vector_too_learns_the_same() -> None:
     model, clip = true_model("SDXL", CPU, channels=32), true_clip("SDXL")
     on, off = (learned_concept(model, clip, mode) for mode in ("on", "off"))
     assert on.hash == off.hash
+
+
+def test_an_encoder_of_16_bits_stays_so_and_gives_the_same(model: Model) -> None:
+    clip = tiny_clip(seed=3)
+    clip.cond_stage_model.half()
+    on, off = (learned_concept(model, clip, mode, steps=2) for mode in ("on", "off"))
+    assert on.hash == off.hash
+    layer = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0].mlp.fc1
+    seen = {}
+    for mode in ("on", "off"):
+        with training_backbone(model, clip, SHAPE, mode):
+            seen[mode] = layer.weight.dtype
+    assert seen == {"on": torch.float16, "off": torch.float32}
+    assert layer.weight.dtype == torch.float16
+    assert patched_modules(model) == []
+    assert not [part for part in clip.cond_stage_model.modules() if "forward" in vars(part)]
 
 
 def kept_bytes(backbone: ComfyBackbone, concept: Concept, latents: torch.Tensor) -> int:

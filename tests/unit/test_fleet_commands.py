@@ -45,9 +45,11 @@ def test_the_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         command.main(["--help"])
     shown = capsys.readouterr().out
-    for word in ("train", "sweep", "status", "retry", "export", "demo/fleet.toml --dry-run"):
+    names = tuple(command.COMMANDS)
+    assert {"train", "sweep", "status", "retry", "export", "import"} <= set(names)
+    for word in (*names, "demo/fleet.toml --dry-run"):
         assert word in shown
-    for name in ("train", "sweep", "status", "retry", "export"):
+    for name in names:
         with pytest.raises(SystemExit):
             command.main([name, "--help"])
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
