@@ -24,7 +24,7 @@ from ..method.attention import AttentionMaps, AttentionSums, own_words, word_att
 from ..method.edit import GatedEdit
 from .concept_entry import edit_of
 from .forward_swap import ForwardSwap
-from .models import ComfyMismatch, detect_family
+from .models import Before, ComfyMismatch, detect_family
 from .protocols import Conditioning, Executor, Latent, Model
 from .stack import stack_of
 
@@ -202,6 +202,7 @@ class AttentionRecorder:
         self._sums = sums
         self._frames = frames
         self._words: tuple[Tensor, Tensor] | None = None
+        self._before: Before | None = None
         self._text: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -210,14 +211,15 @@ class AttentionRecorder:
             self.left_out += 1
             return executor(x, *args, **kwargs)
         # Of the network that this pass comes to: ComfyUI runs some prompts on a copy of the model.
-        modules = self._family.layer_modules(executor.class_obj.diffusion_model)
+        network, where = executor.class_obj.diffusion_model, self._family.attention
+        modules = self._family.layer_modules(network)
         if self._group:
             groups = self._family.groups(modules)
             modules = {p: m for p, m in modules.items() if groups[p] == self._group}
-        network, where = executor.class_obj.diffusion_model, self._family.attention
         with ForwardSwap() as swap, recorded(modules, where, self._add):
             if where.before:
-                _follow(swap, network.get_submodule(where.before), self._on_text)
+                self._before = Before(network.get_submodule(where.before), network, self._family)
+                _follow(swap, self._before.module, self._on_text)
             return executor(x, *args, **kwargs)
 
     def _on_text(self, came: Tensor, given: Tensor) -> None:
@@ -225,18 +227,20 @@ class AttentionRecorder:
 
     def _encoding(self, context: Tensor) -> Tensor:
         """The text ahead of the part that is before the layers, where there is one."""
-        given = None if self._text is None else self._text[1]
-        if self._text is None or given is None or given.shape != context.shape:
+        if self._text is None or self._before is None:
             return context
-        return self._text[0]
+        rows = self._before.text_of(context, *self._text)
+        return context if rows is None else rows
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
         self.layers += 1
         # The layers of a pass share their context.
         if self._words is None or self._words[0] is not context:
-            encoding = self._encoding(context)
-            self._words = (context, own_words(self._edit.similarity(encoding)))
+            words = own_words(self._edit.similarity(self._encoding(context)))
+            # Some networks have the rows of a whole batch one after the other.
+            self._words = (context, words.reshape(len(queries), -1, words.shape[-1]))
         words = self._words[1]
+        keys = keys.reshape(len(queries), -1, keys.shape[-1])
         shares = word_attention(queries, keys, heads, words)
         if self._frames > 1:  # the places of a layer are those of a frame, frame after frame
             shares = rearrange(shares, "r (f places) j -> (r f) places j", f=self._frames)

@@ -49,6 +49,7 @@ _ENCODERS = "comfy/sd1_clip.py"
 _UNET = "comfy/ldm/modules/diffusionmodules/openaimodel.py"
 _COSMOS = "comfy/ldm/cosmos/predict2.py"
 _WAN = "comfy/ldm/wan/model.py"
+_PIXART = "comfy/ldm/pixart"
 _API = "comfy_api/latest/_io.py"
 
 CONTRACT: tuple[Part, ...] = (
@@ -177,6 +178,14 @@ CONTRACT: tuple[Part, ...] = (
     Part(_WAN, "WanT2VCrossAttention", ("forward(x, context)",)),
     Part(_WAN, "WanAttentionBlock", ("cross_attn", "forward(x, e, freqs, context)")),
     Part(_WAN, "WanModel", ("blocks", "out_dim", "text_embedding")),
+    Part(
+        f"{_PIXART}/blocks.py",
+        "MultiHeadCrossAttention",
+        ("num_heads", "q_linear", "kv_linear", "forward(x, cond)"),
+    ),
+    Part(f"{_PIXART}/blocks.py", "CaptionEmbedder", ("y_proj",)),
+    Part(f"{_PIXART}/pixartms.py", "PixArtMSBlock", ("cross_attn", "forward(x, y, t)")),
+    Part(f"{_PIXART}/pixartms.py", "PixArtMS", ("blocks", "y_embedder", "ar_embedder")),
     Part("comfy/ldm/anima/model.py", "Anima", ("llm_adapter",), since="0.12.1"),
     Part(
         "comfy/ldm/anima/model.py",
@@ -422,6 +431,8 @@ FITS: Mapping[str, str] = MappingProxyType(
         "WAN21_I2V": "wan21",
         "WAN21_FunControl2V": "wan21",
         "WAN22_T2V": "wan22_5b",
+        "PixArtAlpha": "pixart_alpha",
+        "PixArtSigma": "pixart_sigma",
     }
 )
 

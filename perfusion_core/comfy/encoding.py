@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..families import ModelFamily
+from ..method.backbone import joined
 from .models import ComfyMismatch, compute_dtype
 from .protocols import BaseModel, Clip, Tokens
 from .tokenizers import clip_family, row_tokens, tokenizers_of, vectors_of
@@ -29,12 +30,14 @@ class Encoding:
         mask: [B, T], true for real tokens, the first and the last special one included.
         vectors: [B, T], true where a placeholder's vector stands; an `embedding:` is none.
         pooled: [B, p], or None when not asked for, or the encoder gives none.
+        beside: what else it gave, by ComfyUI's names: tensors [B, t, ...].
     """
 
     context: Tensor
     mask: Tensor
     vectors: Tensor
     pooled: Tensor | None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def encode(
@@ -71,13 +74,13 @@ def encode(
         ]
     if len(rows) == 1:
         return rows[0]
-    length = max(row.context.shape[1] for row in rows)
     pooled_rows = [row.pooled for row in rows if row.pooled is not None]
     return Encoding(
-        torch.cat([_padded(row.context, length) for row in rows]),
-        torch.cat([_padded(row.mask[..., None], length)[..., 0] for row in rows]),
-        torch.cat([_padded(row.vectors[..., None], length)[..., 0] for row in rows]),
+        joined([row.context for row in rows]),
+        joined([row.mask for row in rows]),
+        joined([row.vectors for row in rows]),
         torch.cat(pooled_rows) if pooled_rows else None,
+        {name: joined([row.beside[name] for row in rows]) for name in rows[0].beside},
     )
 
 
@@ -86,17 +89,12 @@ def _joined(tokenized: Sequence[Tokens]) -> Tokens:
     return {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
 
 
-def _padded(rows: Tensor, length: int) -> Tensor:
-    """[B, t, d] with zeros up to [B, length, d]."""
-    return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1]))
-
-
 def _together(clip: Clip, tokens: Tokens, pooled: bool) -> Encoding:
     """The chunks of one tokenized prompt, a row each."""
     _, rows = row_tokens(clip, tokens)
     pooling: AbstractContextManager[list[Tensor]] = _pooling(clip) if pooled else nullcontext([])
     with pooling as seen:
-        context, first_pooled, _ = _forward(clip, tokens)
+        context, first_pooled, given = _forward(clip, tokens)
     stacked = None
     if pooled and first_pooled is not None:
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
@@ -104,7 +102,12 @@ def _together(clip: Clip, tokens: Tokens, pooled: bool) -> Encoding:
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
     # ComfyUI gives the chunks of a prompt side by side.
     context = rearrange(context, "1 (b t) d -> b t d", b=len(rows))
-    return Encoding(context, *_marks(clip, tokens, context), stacked)
+    beside = {
+        name: rearrange(value, "1 (b t) ... -> b t ...", b=len(rows))
+        for name, value in given.items()
+        if torch.is_tensor(value) and value.dim() > 1 and value.shape[1] % len(rows) == 0
+    }
+    return Encoding(context, *_marks(clip, tokens, context), stacked, beside)
 
 
 def _adapted(clip: Clip, tokens: Tokens, family: ModelFamily, base: BaseModel) -> Encoding:

@@ -66,6 +66,7 @@ class ModelFamily:
             all that backward needs: what gradient checkpointing runs again.
         kept: bytes that autograd keeps of a forward pass until backward, for each cell of the
             latents and each byte of the dtype, where attention is one kernel.
+        overwrites: whether these blocks write into what they are given first.
         context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
         frames: whether latents have an axis of frames, [B, C, F, H, W]; a picture is one frame.
@@ -77,6 +78,10 @@ class ModelFamily:
         rows: name of the tokenizer whose tokens the rows of the context follow; "" for the first.
         adapter: the part of the MODEL's network that a whole prompt passes through, once, before it
             is the context of the layers; "" for none. `adapt` runs it.
+        beside: names of what the text encoders give beside an encoding and the network wants along
+            with it, such as a mask of the pads: tensors [B, T, ...].
+        joins: whether rows of zeros make prompts equally long, to be a batch: the network leaves
+            pads out, or has them itself. Else every length is a batch of its own.
         captions: gives the captions that a covariance is estimated from when the user has none.
     """
 
@@ -88,6 +93,7 @@ class ModelFamily:
     attention: CrossAttention
     blocks: tuple[str, ...]
     kept: int
+    overwrites: bool = False
     context: str = "context"
     pixels: int = 8
     frames: bool = False
@@ -96,6 +102,8 @@ class ModelFamily:
     ids: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
     adapter: str = ""
+    beside: tuple[str, ...] = ()
+    joins: bool = True
     captions: Callable[[], tuple[str, ...]] = ordinary_captions
 
     def __post_init__(self) -> None:
@@ -128,6 +136,33 @@ class ModelFamily:
             beside: what else it gave, by ComfyUI's names.
         """
         return encoding
+
+    def text_of(self, network: Any, context: Any, came: Any, gave: Any) -> Any:
+        """The text that a context of the layers was made of, ahead of what is `before` them.
+
+        Args:
+            network: a `diffusion_model` of ComfyUI's.
+            context: what the layers see, of any shape [..., T, width].
+            came: what came to the part before the layers [..., t, d] in this pass.
+            gave: what that part gave for it [..., t, width].
+
+        Returns e [..., T, d], with as many rows as `context` in its order, or None when that is not
+        made of this text.
+        """
+        alike = context.shape[-1] == gave.shape[-1] and context.numel() == gave.numel()
+        return came if alike else None
+
+    def context_of(
+        self, network: Any, edited: Any, rows: Any, through: Callable[[Any], Any]
+    ) -> Any:
+        """What the layers see [..., T, width] of an edited text [..., T, d].
+
+        Args:
+            edited: the text after the edit.
+            rows: the same before it: what `text_of` gave.
+            through: the part before the layers.
+        """
+        return through(edited)
 
     def kept_by(self, network: Any) -> float:
         """`kept` of one network: models of a family may differ in size."""
@@ -165,6 +200,11 @@ class ModelFamily:
             if len(shape) == 2 and f".{name}".endswith(f".{end}") and self.has_part(name)
         }
         return widths == {self.context_width}
+
+    def widths_in_file(self, shapes: Mapping[str, tuple[int, ...]], end: str) -> set[int]:
+        """Widths that the matrices take whose names end so, in a checkpoint on disk."""
+        named = ((f".{name}", shape) for name, shape in shapes.items())
+        return {shape[1] for name, shape in named if name.endswith(f".{end}") and len(shape) == 2}
 
     def has_part(self, name: str) -> bool:
         """Whether a tensor of this name in a checkpoint on disk can be of such a network."""

@@ -100,9 +100,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "Kandinsky5": Refusal(
             "its text passes through transformer blocks of its own before it reaches attention"
         ),
-        "PixArt": _later(
-            CrossAttention("cross_attn", "kv_linear", "kv_linear", bias=True, before="y_embedder")
-        ),
         # It reads two encodings, one after the other; the first reaches the layers as it is.
         "HunyuanDiT": _later(
             CrossAttention(

@@ -117,6 +117,8 @@ def test_layers_numbers_and_bytes_of_a_concept(
         ("WAN21_T2V", True, 40, 5120, 4096),
         ("WAN21_I2V", False, 40, 5120, 4096),
         ("WAN22_T2V", False, 30, 3072, 4096),
+        ("PixArtAlpha", False, 28, 1152, 4096),
+        ("PixArtSigma", False, 28, 1152, 4096),
     ],
 )
 def test_concepts_of_transformers_fit_their_true_layers(

@@ -28,6 +28,7 @@ from perfusion_core.families import ModelFamily
 from perfusion_core.families.anima import ANIMA as TRUE_ANIMA
 from perfusion_core.families.captions import ordinary_captions
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from perfusion_core.families.wan import WAN21, WAN22
 
 WIDTH, BLOCKS, HEADS, HIDDEN = 48, 3, 2, 32
@@ -74,6 +75,17 @@ WAN_NETWORK: dict[str, Any] = {
     "num_layers": BLOCKS,
 }
 
+# Below 33 cells ComfyUI's position embedding of PixArt divides by zero.
+PIXART_SIDE = 36
+PIXART_NETWORK: dict[str, Any] = {
+    "image_model": "pixart_alpha",
+    "hidden_size": 72,
+    "depth": BLOCKS,
+    "num_heads": HEADS,
+    "caption_channels": WIDTH,
+    "micro_condition": True,
+}
+
 T5: dict[str, Any] = {"d_model": WIDTH, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
 QWEN: dict[str, Any] = {
     "hidden_size": WIDTH,
@@ -96,6 +108,8 @@ class TinyDit:
         hidden: width of its layers.
         spiece: whether its tokenizer comes with the weights.
         channels: of its latents.
+        side: of its latents, in cells.
+        rows: of a prompt's context at least; 0: as many as the prompt has.
     """
 
     family: ModelFamily
@@ -105,11 +119,22 @@ class TinyDit:
     hidden: int = HIDDEN
     spiece: bool = False
     channels: int = 16
+    side: int = 8
+    rows: int = 512
 
     @property
     def here(self) -> bool:
         """Whether this ComfyUI has it."""
         return hasattr(comfy.supported_models, self.config)
+
+    def shape(self, pictures: int = 1, frames: int = 1) -> tuple[int, ...]:
+        """Of latents of some pictures, or videos."""
+        return (pictures, self.channels, *(frames,) * self.family.frames, self.side, self.side)
+
+    @property
+    def layers(self) -> list[str]:
+        """Paths of its layers."""
+        return [f"blocks.{n}.{self.family.attention.layer}" for n in range(BLOCKS)]
 
     def model(self, seed: int = 0, dtype: torch.dtype = torch.float32, **network: Any) -> Any:
         """A MODEL with random weights."""
@@ -183,13 +208,15 @@ def fill(network: torch.nn.Module, seed: int) -> None:
     """Random weights; what is computed, such as frequencies, stays."""
     computed = [buffer.clone() for buffer in network.buffers()]
     randomise(network, seed)
-    for buffer, before in zip(network.buffers(), computed, strict=True):
-        buffer.copy_(before)
+    with torch.no_grad():
+        for buffer, before in zip(network.buffers(), computed, strict=True):
+            buffer.copy_(before)
 
 
 def _small(family: ModelFamily, **changes: Any) -> ModelFamily:
     encoders = dict.fromkeys(family.encoders, WIDTH)
-    return replace(family, id=f"tiny_{family.id}", encoders=encoders, resolution=64, **changes)
+    made = {"encoders": encoders, "resolution": 64, **changes}
+    return replace(family, id=f"tiny_{family.id}", **made)
 
 
 COSMOS = TinyDit(_small(COSMOS2), "CosmosT2IPredict2", {"t5xxl": T5})
@@ -208,7 +235,29 @@ WAN_5B = replace(
     network={**WAN_NETWORK, "in_dim": 48, "out_dim": 48},
     channels=48,
 )
+PIXART = TinyDit(
+    _small(PIXART_ALPHA, resolution=8 * PIXART_SIDE),
+    "PixArtAlpha",
+    {"t5xxl": T5},
+    network=PIXART_NETWORK,
+    hidden=72,
+    channels=4,
+    side=PIXART_SIDE,
+    rows=0,
+)
+SIGMA = replace(
+    PIXART,
+    family=_small(PIXART_SIGMA, resolution=8 * PIXART_SIDE),
+    config="PixArtSigma",
+    network={**PIXART_NETWORK, "image_model": "pixart_sigma", "micro_condition": False},
+)
 ANIMA = TinyDit(_small(TRUE_ANIMA), "Anima", {"qwen3_06b": QWEN})
+
+
+def tiny_dit(family: ModelFamily) -> TinyDit:
+    """The one of a small family."""
+    every = [value for value in globals().values() if isinstance(value, TinyDit)]
+    return next(dit for dit in every if dit.family is family)
 
 
 @contextmanager
@@ -221,15 +270,22 @@ def registered(family: ModelFamily) -> Iterator[None]:
         del families._families[family.id]
 
 
-class TinyVideoVae:
-    """In place of ComfyUI's VAE of a video model: a batch of pictures is a video's frames."""
+class TinyVae:
+    """In place of ComfyUI's VAE; of a video model's, which takes pictures for a video's frames."""
+
+    def __init__(self, dit: TinyDit) -> None:
+        self._dit = dit
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        small = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 8)
-        latents = torch.cat([small] * 6, dim=1)[:, :16] * 4 - 2
-        return latents.movedim(0, 1)[None]
+        small = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), self._dit.family.pixels)
+        channels = self._dit.channels
+        latents = torch.cat([small] * (channels // 3 + 1), dim=1)[:, :channels] * 4 - 2
+        return latents.movedim(0, 1)[None] if self._dit.family.frames else latents
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        frames = latents[:, :3].movedim(2, 1)
-        pixels = frames.repeat_interleave(8, -1).repeat_interleave(8, -2)
-        return ((pixels + 2) / 4).clamp(0, 1).movedim(2, -1)
+        videos = latents if self._dit.family.frames else latents[:, :, None]
+        frames = videos[:, :3].movedim(2, 1)
+        cell = self._dit.family.pixels
+        pixels = frames.repeat_interleave(cell, -1).repeat_interleave(cell, -2)
+        shown = ((pixels + 2) / 4).clamp(0, 1).movedim(2, -1)
+        return shown if self._dit.family.frames else shown[:, 0]

@@ -146,6 +146,15 @@ _WAN: dict[str, Any] = {
     "cross_attn_norm": True,
     "eps": 1e-6,
 }
+_PIXART: dict[str, Any] = {
+    "image_model": "pixart_alpha",
+    "hidden_size": 1152,
+    "depth": 28,
+    "num_heads": 16,
+    "in_channels": 4,
+    "patch_size": 2,
+    "micro_condition": True,
+}
 _WAN_14B = {**_WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 _WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_dim": 48}
 
@@ -166,6 +175,8 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
         "WAN21_I2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 36},
         "WAN21_FunControl2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 48},
         "WAN22_T2V": {**_WAN, **_WAN_5B},
+        "PixArtAlpha": _PIXART,
+        "PixArtSigma": {**_PIXART, "image_model": "pixart_sigma", "micro_condition": False},
     }.items()
     if hasattr(comfy.supported_models, name)
 }
