@@ -203,6 +203,7 @@ class AttentionRecorder:
         self._frames = frames
         self._words: tuple[Tensor, Tensor] | None = None
         self._before: Before | None = None
+        self._real: Tensor | None = None
         self._text: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -216,6 +217,8 @@ class AttentionRecorder:
         if self._group:
             groups = self._family.groups(modules)
             modules = {p: m for p, m in modules.items() if groups[p] == self._group}
+        mask = kwargs.get(self._family.mask) if self._family.mask else None
+        self._real = None if mask is None else mask > 0
         with ForwardSwap() as swap, recorded(modules, where, self._add):
             if where.before:
                 self._before = Before(network.get_submodule(where.before), network, self._family)
@@ -241,7 +244,7 @@ class AttentionRecorder:
             self._words = (context, words.reshape(len(queries), -1, words.shape[-1]))
         words = self._words[1]
         keys = keys.reshape(len(queries), -1, keys.shape[-1])
-        shares = word_attention(queries, keys, heads, words)
+        shares = word_attention(queries, keys, heads, words, self._real)
         if self._frames > 1:  # the places of a layer are those of a frame, frame after frame
             shares = rearrange(shares, "r (f places) j -> (r f) places j", f=self._frames)
             words = words.repeat_interleave(self._frames, dim=0)

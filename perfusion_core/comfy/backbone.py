@@ -255,7 +255,7 @@ class ComfyBackbone:
         )
         with ExitStack() as stack:
             current = stack.enter_context(hooks(edits=dict.fromkeys(self._layers, edit)))
-            stack.enter_context(Differentiable())
+            stack.enter_context(Differentiable(self._family.overwrites))
             if self.checkpointing:
                 stack.enter_context(
                     checkpointed(

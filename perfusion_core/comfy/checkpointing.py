@@ -110,7 +110,7 @@ def _checkpointing(
 
         @contextmanager
         def run_again() -> Iterator[None]:
-            with again(layers) if layers else nullcontext(), Differentiable():
+            with again(layers) if layers else nullcontext(), Differentiable(overwrites):
                 yield
 
         return checkpoint(

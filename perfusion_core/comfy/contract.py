@@ -50,6 +50,7 @@ _UNET = "comfy/ldm/modules/diffusionmodules/openaimodel.py"
 _COSMOS = "comfy/ldm/cosmos/predict2.py"
 _WAN = "comfy/ldm/wan/model.py"
 _PIXART = "comfy/ldm/pixart"
+_LTXV = "comfy/ldm/lightricks/model.py"
 _API = "comfy_api/latest/_io.py"
 
 CONTRACT: tuple[Part, ...] = (
@@ -186,6 +187,13 @@ CONTRACT: tuple[Part, ...] = (
     Part(f"{_PIXART}/blocks.py", "CaptionEmbedder", ("y_proj",)),
     Part(f"{_PIXART}/pixartms.py", "PixArtMSBlock", ("cross_attn", "forward(x, y, t)")),
     Part(f"{_PIXART}/pixartms.py", "PixArtMS", ("blocks", "y_embedder", "ar_embedder")),
+    Part(
+        _LTXV,
+        "CrossAttention",
+        ("heads", "to_q", "to_k", "to_v", "q_norm", "k_norm", "forward(x, context, mask)"),
+    ),
+    Part(_LTXV, "BasicTransformerBlock", ("attn2", "forward(x, context, attention_mask)")),
+    Part(_LTXV, "PixArtAlphaTextProjection", ("linear_1", "linear_2", "forward(caption)")),
     Part("comfy/ldm/anima/model.py", "Anima", ("llm_adapter",), since="0.12.1"),
     Part(
         "comfy/ldm/anima/model.py",
@@ -431,6 +439,7 @@ FITS: Mapping[str, str] = MappingProxyType(
         "WAN21_I2V": "wan21",
         "WAN21_FunControl2V": "wan21",
         "WAN22_T2V": "wan22_5b",
+        "LTXV": "ltxv",
         "PixArtAlpha": "pixart_alpha",
         "PixArtSigma": "pixart_sigma",
     }

@@ -69,6 +69,8 @@ class ModelFamily:
         overwrites: whether these blocks write into what they are given first.
         context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
+        patch: side in cells of what the network takes for one place and has no half of; 1 where it
+            fills up what is missing.
         frames: whether latents have an axis of frames, [B, C, F, H, W]; a picture is one frame.
         prompt: how many tokens of a prompt the encoders run on, pads included, to count memory by.
         kept_text: bytes that autograd keeps of the text encoders, which run in fp32, for each
@@ -80,6 +82,8 @@ class ModelFamily:
             is the context of the layers; "" for none. `adapt` runs it.
         beside: names of what the text encoders give beside an encoding and the network wants along
             with it, such as a mask of the pads: tensors [B, T, ...].
+        mask: which of `beside` says of each row whether it is a word; "" where the network looks at
+            every row.
         joins: whether rows of zeros make prompts equally long, to be a batch: the network leaves
             pads out, or has them itself. Else every length is a batch of its own.
         captions: gives the captions that a covariance is estimated from when the user has none.
@@ -96,6 +100,7 @@ class ModelFamily:
     overwrites: bool = False
     context: str = "context"
     pixels: int = 8
+    patch: int = 1
     frames: bool = False
     prompt: int = 77
     kept_text: int = 80  # counted on CLIP-L: 78; those of SD 2 and SDXL keep less, 46
@@ -103,6 +108,7 @@ class ModelFamily:
     rows: str = ""
     adapter: str = ""
     beside: tuple[str, ...] = ()
+    mask: str = ""
     joins: bool = True
     captions: Callable[[], tuple[str, ...]] = ordinary_captions
 
@@ -114,6 +120,11 @@ class ModelFamily:
     def context_width(self) -> int:
         """d: the width of the text encodings that reach the cross-attention layers."""
         return sum(self.encoders.values())
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of what the sizes of pictures are whole multiples of."""
+        return self.pixels * self.patch
 
     @property
     def tokenizers(self) -> dict[str, int]:

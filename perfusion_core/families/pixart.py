@@ -45,6 +45,7 @@ class PixArtFamily(ModelFamily):
     blocks: tuple[str, ...] = ("PixArtMSBlock",)
     context: str = "y"
     joins: bool = False
+    patch: int = 2
     prompt: int = 40
 
     def recognises(self, network: Any) -> bool:

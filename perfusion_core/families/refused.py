@@ -120,11 +120,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "CosmosVideo": _later(
             CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
         ),
-        "LTXV": _later(
-            CrossAttention(
-                "attn2", "to_k", "to_v", bias=True, key_norm="k_norm", before="caption_projection"
-            )
-        ),
     }
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -70,7 +70,13 @@ class Reference:
         if hasattr(self.network, "patch_embedding"):  # Wan has it in fp32
             self.network.patch_embedding.float()
 
-    def loss(self, context: Tensor, edit: GatedEdit, learned_values: dict[str, Tensor]) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        edit: GatedEdit,
+        learned_values: dict[str, Tensor],
+        beside: Mapping[str, Tensor],
+    ) -> Tensor:
         sampling = self.base.model_sampling
         clean = self.base.process_latent_in(latents(self.model)).double()
         sigmas = torch.tensor(
@@ -106,8 +112,8 @@ class Reference:
 
             handles.append(values.register_forward_hook(learned))
         times = sampling.timestep(sigmas.flatten().float()).double()
-        with Differentiable():
-            predicted = self.network(given, times, edited)
+        with Differentiable(overwrites=True):
+            predicted = self.network(given, times, edited, **beside)
         for handle in handles:
             handle.remove()
         # x0 = keeps x - share f: the error of f.
@@ -130,7 +136,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_cli
             latents(dit_model),
             noise(dit_model),
             TIMES,
-            TrainingPrompts(context, encoded.positions),
+            TrainingPrompts(context, encoded.positions, None, encoded.beside),
             edit,
             learned_values,
         )
@@ -139,7 +145,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_cli
 
         exact = context.detach().double().requires_grad_()
         values = {p: v.detach().double().requires_grad_() for p, v in learned_values.items()}
-        expected = reference.loss(exact, edit, values)
+        expected = reference.loss(exact, edit, values, encoded.beside)
         expected.mean().backward()
     assert torch.allclose(found.double(), expected, rtol=2e-4, atol=2e-5)
     pairs = [(context.grad, exact.grad)]

@@ -28,6 +28,7 @@ from perfusion_core.families import ModelFamily
 from perfusion_core.families.anima import ANIMA as TRUE_ANIMA
 from perfusion_core.families.captions import ordinary_captions
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.ltxv import LTXV
 from perfusion_core.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from perfusion_core.families.wan import WAN21, WAN22
 
@@ -86,6 +87,15 @@ PIXART_NETWORK: dict[str, Any] = {
     "micro_condition": True,
 }
 
+LTX_NETWORK: dict[str, Any] = {
+    "image_model": "ltxv",
+    "num_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "attention_head_dim": 16,
+    "cross_attention_dim": 64,
+    "caption_channels": WIDTH,
+}
+
 T5: dict[str, Any] = {"d_model": WIDTH, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
 QWEN: dict[str, Any] = {
     "hidden_size": WIDTH,
@@ -109,6 +119,7 @@ class TinyDit:
         spiece: whether its tokenizer comes with the weights.
         channels: of its latents.
         side: of its latents, in cells.
+        stem: where its blocks are in the network.
         rows: of a prompt's context at least; 0: as many as the prompt has.
     """
 
@@ -120,6 +131,7 @@ class TinyDit:
     spiece: bool = False
     channels: int = 16
     side: int = 8
+    stem: str = "blocks"
     rows: int = 512
 
     @property
@@ -134,7 +146,7 @@ class TinyDit:
     @property
     def layers(self) -> list[str]:
         """Paths of its layers."""
-        return [f"blocks.{n}.{self.family.attention.layer}" for n in range(BLOCKS)]
+        return [f"{self.stem}.{n}.{self.family.attention.layer}" for n in range(BLOCKS)]
 
     def model(self, seed: int = 0, dtype: torch.dtype = torch.float32, **network: Any) -> Any:
         """A MODEL with random weights."""
@@ -250,6 +262,16 @@ SIGMA = replace(
     family=_small(PIXART_SIGMA, resolution=8 * PIXART_SIDE),
     config="PixArtSigma",
     network={**PIXART_NETWORK, "image_model": "pixart_sigma", "micro_condition": False},
+)
+LTX = TinyDit(
+    _small(LTXV, resolution=8 * 32),
+    "LTXV",
+    {"t5xxl": T5},
+    network=LTX_NETWORK,
+    hidden=64,
+    channels=128,
+    rows=128,
+    stem="transformer_blocks",
 )
 ANIMA = TinyDit(_small(TRUE_ANIMA), "Anima", {"qwen3_06b": QWEN})
 

@@ -155,6 +155,12 @@ _PIXART: dict[str, Any] = {
     "patch_size": 2,
     "micro_condition": True,
 }
+_LTXV: dict[str, Any] = {
+    "image_model": "ltxv",
+    "num_layers": 28,
+    "attention_head_dim": 64,
+    "cross_attention_dim": 2048,
+}
 _WAN_14B = {**_WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 _WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_dim": 48}
 
@@ -162,6 +168,7 @@ _WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_di
 LARGE: Mapping[str, Mapping[str, Any]] = {
     "CosmosT2IPredict2": {"model_channels": 5120, "num_blocks": 36, "num_heads": 40},
     "WAN21_T2V": _WAN_14B,
+    "LTXV": {"num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096},
 }
 
 # The same of transformers; those that this ComfyUI has.
@@ -175,6 +182,7 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
         "WAN21_I2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 36},
         "WAN21_FunControl2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 48},
         "WAN22_T2V": {**_WAN, **_WAN_5B},
+        "LTXV": _LTXV,
         "PixArtAlpha": _PIXART,
         "PixArtSigma": {**_PIXART, "image_model": "pixart_sigma", "micro_condition": False},
     }.items()
