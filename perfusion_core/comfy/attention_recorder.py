@@ -8,6 +8,7 @@ behind the layers' projections and norms; ComfyUI, or another pack, computes att
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -268,6 +269,9 @@ def recorded(
     with ForwardSwap() as swap:
         for module in modules.values():
             layer = _SeenLayer(getattr(module, where.heads), where.fused, see)
+            if where.turned:
+                called = partial(_called, module.forward, where.turned, layer.on_turns)
+                swap.put(module, forward=called)
             # Behind the norms, where there are any: attention takes what they give.
             _follow(swap, getattr(module, where.key), layer.on_context)
             _follow(swap, getattr(module, where.query_norm or where.query), layer.on_queries)
@@ -283,13 +287,19 @@ class _SeenLayer:
         self._fused = fused
         self._see = see
         self._context: Tensor | None = None
+        self._turns: tuple[Tensor, Tensor] | None = None
         self._queries: Tensor | None = None
         self._keys: Tensor | None = None
 
     def on_context(self, came: Tensor, _: Tensor) -> None:
         self._context = came
 
+    def on_turns(self, turns: tuple[Tensor, Tensor] | None) -> None:
+        self._turns = turns
+
     def on_queries(self, _: Tensor, queries: Tensor) -> None:
+        if self._turns is not None:
+            queries = _turned(queries, *self._turns)
         self._queries = self._by_place(queries)
         self._tell()
 
@@ -309,6 +319,19 @@ class _SeenLayer:
         queries, keys, context = self._queries, self._keys, self._context
         self._queries = self._keys = self._context = None
         self._see(queries, keys, context, self._heads)
+
+
+def _turned(queries: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Queries [R, places, heads, width], each pair of numbers turned by the angle of its place."""
+    first, second = rearrange(queries, "... (pairs two) -> two ... pairs", two=2)
+    across = torch.stack([-second, first], dim=-1).flatten(-2)
+    return queries * cosines[:, None] + across * sines[:, None]
+
+
+def _called(original: Any, name: str, see: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
+    """Calls `see` with one argument of a call, then makes the call."""
+    see(inspect.signature(original).bind(*args, **kwargs).arguments.get(name))
+    return original(*args, **kwargs)
 
 
 def _follow(swap: ForwardSwap, module: Any, see: Callable[[Tensor, Tensor], None]) -> None:

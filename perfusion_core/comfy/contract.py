@@ -51,6 +51,7 @@ _COSMOS = "comfy/ldm/cosmos/predict2.py"
 _WAN = "comfy/ldm/wan/model.py"
 _PIXART = "comfy/ldm/pixart"
 _LTXV = "comfy/ldm/lightricks/model.py"
+_HUNYUAN_DIT = "comfy/ldm/hydit"
 _API = "comfy_api/latest/_io.py"
 
 CONTRACT: tuple[Part, ...] = (
@@ -194,6 +195,20 @@ CONTRACT: tuple[Part, ...] = (
     ),
     Part(_LTXV, "BasicTransformerBlock", ("attn2", "forward(x, context, attention_mask)")),
     Part(_LTXV, "PixArtAlphaTextProjection", ("linear_1", "linear_2", "forward(caption)")),
+    Part(
+        f"{_HUNYUAN_DIT}/attn_layers.py",
+        "CrossAttention",
+        ("num_heads", "q_proj", "kv_proj", "q_norm", "k_norm", "forward(x, y, freqs_cis_img)"),
+    ),
+    Part(f"{_HUNYUAN_DIT}/models.py", "HunYuanDiTBlock", ("attn2", "forward(x, c, text_states)")),
+    Part(
+        f"{_HUNYUAN_DIT}/models.py",
+        "HunYuanDiT",
+        (
+            *("blocks", "mlp_t5", "text_embedding_padding", "text_len"),
+            *("text_states_dim", "text_states_dim_t5"),
+        ),
+    ),
     Part("comfy/ldm/anima/model.py", "Anima", ("llm_adapter",), since="0.12.1"),
     Part(
         "comfy/ldm/anima/model.py",
@@ -440,6 +455,8 @@ FITS: Mapping[str, str] = MappingProxyType(
         "WAN21_FunControl2V": "wan21",
         "WAN22_T2V": "wan22_5b",
         "LTXV": "ltxv",
+        "HunyuanDiT": "hunyuan_dit",
+        "HunyuanDiT1": "hunyuan_dit",
         "PixArtAlpha": "pixart_alpha",
         "PixArtSigma": "pixart_sigma",
     }

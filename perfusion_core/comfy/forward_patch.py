@@ -118,7 +118,8 @@ class EditedPass:
 
         def seen(edited: Tensor) -> Tensor:
             # Some networks have the rows of a whole batch one after the other.
-            return text.before.context_of(edited, encoding, text.through).reshape(context.shape)
+            made = text.before.context_of(edited, encoding, text.through, context)
+            return made.reshape(context.shape)
 
         values = seen(prepared.context)
         keys = values if prepared.keys is prepared.context else seen(prepared.keys)

@@ -35,9 +35,12 @@ class Before:
         text: Tensor | None = self.family.text_of(self.network, context, came, gave)
         return text
 
-    def context_of(self, edited: Tensor, rows: Tensor, through: Any = None) -> Tensor:
+    def context_of(
+        self, edited: Tensor, rows: Tensor, through: Any = None, context: Tensor | None = None
+    ) -> Tensor:
         """See `ModelFamily.context_of`; through the module itself unless told."""
-        seen: Tensor = self.family.context_of(self.network, edited, rows, through or self.module)
+        through = through or self.module
+        seen: Tensor = self.family.context_of(self.network, edited, rows, through, context)
         return seen
 
 

@@ -18,10 +18,11 @@ def conditions(
 ) -> dict[str, Any]:
     """ComfyUI's own keyword arguments of a forward pass over `noisy` [B, C, ..., H, W]."""
     height, width = (family.pixels * n for n in noisy.shape[-2:])
+    given = family.given(encoded.context, encoded.beside)
+    # A copy: some networks write their pads into it.
+    given["cross_attn"] = given["cross_attn"].clone()
     made = base.extra_conds(
-        **{name: value.to(noisy.device) for name, value in encoded.beside.items()},
-        # A copy: some networks write their pads into it.
-        cross_attn=encoded.context.to(noisy.device, copy=True),
+        **{name: value.to(noisy.device) for name, value in given.items()},
         pooled_output=encoded.extra,
         noise=noisy,
         # For an inpainting model: nothing is there yet, all is to be painted.

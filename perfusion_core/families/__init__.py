@@ -12,6 +12,7 @@ from .anima import ANIMA
 from .base import CrossAttention, ModelFamily, in_order
 from .cosmos import COSMOS2
 from .emoji import EMOJI
+from .hunyuan_dit import HUNYUAN_DIT
 from .ltxv import LTXV
 from .pixart import PIXART_ALPHA, PIXART_SIGMA
 from .refused import REFUSED, REFUSED_PARTS, Refusal
@@ -44,7 +45,7 @@ def register(family: ModelFamily) -> None:
 
 for _family in (
     *(SD1, SD2, SDXL, COSMOS2, ANIMA, WAN21, WAN22),
-    *(PIXART_ALPHA, PIXART_SIGMA, LTXV),
+    *(PIXART_ALPHA, PIXART_SIGMA, LTXV, HUNYUAN_DIT),
     EMOJI,
 ):
     register(_family)

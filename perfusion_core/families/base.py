@@ -23,6 +23,8 @@ class CrossAttention:
         heads: name of the layer's number of heads.
         bias: whether the projections add a bias.
         key_norm, query_norm: names of the norms that follow keys and queries; "" for none.
+        turned: name of the argument of the layer's forward by which queries are turned behind the
+            norm, pair by pair: cosines and sines [places, width of a head]; "" for none.
         before: the part of the network that every row of the text passes through, in the forward,
             before these layers; "" for none. The text is edited ahead of it.
         outside: first part of the paths that end like those of the layers and are not meant.
@@ -36,6 +38,7 @@ class CrossAttention:
     bias: bool = False
     key_norm: str = ""
     query_norm: str = ""
+    turned: str = ""
     before: str = ""
     outside: str = ""
 
@@ -122,6 +125,12 @@ class ModelFamily:
         return sum(self.encoders.values())
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """Widths of the texts that have places of their own in the context, one after the other in
+        a row of it, of which all but one are zero; one width where all encoders share a place."""
+        return (self.context_width,)
+
+    @property
     def cell(self) -> int:
         """Side in pixels of what the sizes of pictures are whole multiples of."""
         return self.pixels * self.patch
@@ -148,6 +157,19 @@ class ModelFamily:
         """
         return encoding
 
+    def joined(self, encoding: Any, beside: Mapping[str, Any]) -> Any:
+        """The text e [B, T, d] of prompts, as it is edited.
+
+        Args:
+            encoding: what ComfyUI says is the encoding [B, t, ...].
+            beside: what the text encoders gave beside it.
+        """
+        return encoding
+
+    def given(self, text: Any, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """What the network is given of texts that `joined` gave: ComfyUI's names -> tensors."""
+        return {**beside, "cross_attn": text}
+
     def text_of(self, network: Any, context: Any, came: Any, gave: Any) -> Any:
         """The text that a context of the layers was made of, ahead of what is `before` them.
 
@@ -164,7 +186,7 @@ class ModelFamily:
         return came if alike else None
 
     def context_of(
-        self, network: Any, edited: Any, rows: Any, through: Callable[[Any], Any]
+        self, network: Any, edited: Any, rows: Any, through: Callable[[Any], Any], context: Any
     ) -> Any:
         """What the layers see [..., T, width] of an edited text [..., T, d].
 
@@ -172,6 +194,7 @@ class ModelFamily:
             edited: the text after the edit.
             rows: the same before it: what `text_of` gave.
             through: the part before the layers.
+            context: what the layers see of it without the edit; None where nobody knows.
         """
         return through(edited)
 

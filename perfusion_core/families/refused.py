@@ -100,12 +100,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "Kandinsky5": Refusal(
             "its text passes through transformer blocks of its own before it reaches attention"
         ),
-        # It reads two encodings, one after the other; the first reaches the layers as it is.
-        "HunyuanDiT": _later(
-            CrossAttention(
-                "attn2", "kv_proj", "kv_proj", bias=True, key_norm="k_norm", before="mlp_t5"
-            )
-        ),
         "WAN21_CausalAR": _OF_WAN,
         "WAN21_Vace": _OF_WAN,
         "WAN21_Camera": _OF_WAN,

@@ -21,7 +21,8 @@ class TrainingPrompts:
 
     Attributes:
         context: text encodings e [B, T, d].
-        positions: bool [B, T], true at the last vector of the placeholder: once in every row.
+        positions: bool [B, T], true at the last vector of the placeholder: once in every row, or
+            once in each text where there are two.
         extra: whatever else the model wants with these encodings (a pooled vector); opaque here.
         beside: what else it wants of each prompt, by its own names: tensors [B, t, ...].
     """

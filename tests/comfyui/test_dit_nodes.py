@@ -10,7 +10,7 @@ import nodes as comfy_nodes
 import pytest
 import torch
 from dit_work import PROMPT
-from tiny_dits import WIDTH, TinyDit, TinyVae
+from tiny_dits import TinyDit, TinyVae
 from tiny_models import patched_modules
 
 
@@ -21,10 +21,9 @@ def known_to_the_pack(
     """The same small family, of the pack as ComfyUI imports it; and few steps of sampling."""
     families = core("families")
     true = families.FAMILIES[dit.family.id.removeprefix("tiny_")]
-    encoders = dict.fromkeys(true.encoders, WIDTH)
-    families.register(
-        replace(true, id=dit.family.id, encoders=encoders, resolution=dit.family.resolution)
-    )
+    small = dit.family
+    changes = {"encoders": dict(small.encoders), "resolution": small.resolution}
+    families.register(replace(true, id=small.id, **changes))
     monkeypatch.setattr(core("comfy.painter"), "STEPS", 2)
     yield
     del families._families[dit.family.id]

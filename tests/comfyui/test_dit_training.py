@@ -40,11 +40,14 @@ def training(model: Any, clip: Any, **options: Any) -> Iterator[ComfyBackbone]:
         yield made
 
 
-def edit_of_prompt(encoded: TrainingPrompts) -> GatedEdit:
+def edit_of_prompt(encoded: TrainingPrompts, model: Any) -> GatedEdit:
     """An edit that is open at the placeholder and somewhat elsewhere."""
-    target = encoded.context.detach()[encoded.positions][:1].double()
+    parts = detect_family(model).parts
+    places = encoded.context.detach()[0, encoded.positions[0]].double()
+    assert len(places) == len(parts)
+    target = places.sum(dim=0, keepdim=True)
     superclass = target.roll(5, dims=1)
-    return GatedEdit(target, target, superclass, [EDIT])
+    return GatedEdit(target, target, superclass, [EDIT], parts=parts)
 
 
 def differences(backbone: ComfyBackbone) -> dict[str, Tensor]:
@@ -64,7 +67,8 @@ class Reference:
 
     def __init__(self, model: Any) -> None:
         self.model, self.base = model, model.model
-        self.where = detect_family(model).attention
+        self.family = detect_family(model)
+        self.where = self.family.attention
         self.network = deepcopy(model.model.diffusion_model).double()
         self.network.dtype = torch.float64
         if hasattr(self.network, "patch_embedding"):  # Wan has it in fp32
@@ -86,6 +90,10 @@ class Reference:
         if isinstance(sampling, comfy.model_sampling.CONST):  # Anima
             noisy = sigmas * drawn + (1 - sigmas) * clean
             given, share, keeps = noisy, sigmas, torch.ones_like(sigmas)
+        elif sampling_is(sampling, "V_PREDICTION"):  # HunyuanDiT
+            noisy = sigmas * drawn + clean
+            given = noisy / (sigmas**2 + 1).sqrt()
+            share, keeps = sigmas / (sigmas**2 + 1).sqrt(), 1 / (sigmas**2 + 1)
         elif sampling_is(sampling, "EPS"):  # PixArt
             noisy = sigmas * drawn + clean
             share, keeps = sigmas, torch.ones_like(sigmas)
@@ -95,7 +103,10 @@ class Reference:
             share = sigmas / (sigmas + 1)
             given, keeps = noisy * (1 - share), 1 - share
         target, whitened = edit.target_inputs[0], edit.whitened[0]
-        similarity = context @ whitened / (target @ whitened)
+        similarity = torch.zeros_like(context[..., 0])
+        for part in torch.arange(len(target)).split(list(self.family.parts)):
+            length = target[part] @ whitened[part]
+            similarity = similarity + context[..., part] @ whitened[part] / length
         gate = torch.sigmoid((similarity - EDIT.bias) / EDIT.temperature)
         gate = (gate * context.any(dim=-1))[..., None]
         edited = context + gate * (edit.superclasses[0] - similarity[..., None] * target)
@@ -113,11 +124,45 @@ class Reference:
             handles.append(values.register_forward_hook(learned))
         times = sampling.timestep(sigmas.flatten().float()).double()
         with Differentiable(overwrites=True):
-            predicted = self.network(given, times, edited, **beside)
+            if len(self.family.parts) == 1:
+                predicted = self.network(given, times, edited, **beside)
+            else:
+                predicted = self.of_two_texts(given, times, context, edited, beside)
         for handle in handles:
             handle.remove()
         # x0 = keeps x - share f: the error of f.
         return (((keeps * noisy - share * predicted) - clean) / -share).square()
+
+    def of_two_texts(
+        self,
+        given: Tensor,
+        times: Tensor,
+        context: Tensor,
+        edited: Tensor,
+        beside: Mapping[str, Tensor],
+    ) -> Tensor:
+        """HunyuanDiT's: its layers see the edited text, its pool of mT5's rows the other."""
+        network, width = self.network, self.family.parts[0]
+        masks = [beside[name] for name in ("attention_mask", "attention_mask_mt5xl")]
+        count = masks[0].shape[1]
+        real = torch.cat(masks, dim=1)[..., None] > 0
+        second = network.mlp_t5(edited[:, count:, width:])
+        seen = torch.cat([edited[:, :count, :width], second], dim=1)
+        seen = torch.where(real, seen, network.text_embedding_padding)
+        for block in network.blocks:
+            block.attn2.kv_proj.register_forward_pre_hook(lambda *_: (seen,))
+        raw = beside["conditioning_mt5xl"].double()
+        found: Tensor = network(
+            given,
+            times,
+            context[:, :count, :width].clone(),
+            text_embedding_mask=masks[0],
+            encoder_hidden_states_t5=torch.where(
+                masks[1][..., None] > 0, context[:, count:, width:], raw
+            ),
+            text_embedding_mask_t5=masks[1],
+        )
+        return found[:, : given.shape[1]]
 
 
 def sampling_is(sampling: Any, name: str) -> bool:
@@ -129,7 +174,7 @@ def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_cli
         reference = Reference(dit_model)  # before the model has seen a text with a gradient
         word = backbone.superclass_embeddings("teddy")
         encoded = backbone.encode([PROMPT, PROMPT], "teddy*", word, "teddy")
-        edit = edit_of_prompt(encoded)
+        edit = edit_of_prompt(encoded, dit_model)
         context = encoded.context.detach().requires_grad_()
         learned_values = differences(backbone)
         found = backbone.loss(
@@ -148,7 +193,12 @@ def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_cli
         expected = reference.loss(exact, edit, values, encoded.beside)
         expected.mean().backward()
     assert torch.allclose(found.double(), expected, rtol=2e-4, atol=2e-5)
-    pairs = [(context.grad, exact.grad)]
+    assert context.grad is not None
+    assert exact.grad is not None
+    # Of two texts a row has one; its zeros in the other's part are no numbers of the text.
+    whole = len(detect_family(dit_model).parts) == 1
+    own = torch.ones_like(exact) if whole else (exact.detach() != 0).double()
+    pairs = [(context.grad * own, exact.grad * own)]
     pairs += [(learned_values[p].grad, values[p].grad) for p in values]
     for ours, theirs in pairs:
         assert ours is not None
@@ -157,19 +207,24 @@ def test_the_loss_and_its_gradients_are_those_of_float64(dit_model: Any, dit_cli
         assert float((ours.double() - theirs).norm() / theirs.norm()) < 2e-5
 
 
+@pytest.mark.parametrize("number", [0, 1])
 def test_the_gradient_reaches_the_embedding_through_encoder_adapter_and_layers(
-    dit: TinyDit, dit_model: Any, dit_clip: Any
+    number: int, dit: TinyDit, dit_model: Any, dit_clip: Any
 ) -> None:
-    """Against a difference of two losses along a direction."""
-    (name,) = dit.family.encoders
+    """Against a difference of two losses along a direction, for each encoder."""
+    if number >= len(dit.family.encoders):
+        pytest.skip("it has one encoder")
+    name = list(dit.family.encoders)[number]
     with training(dit_model, dit_clip) as backbone:
-        start = backbone.superclass_embeddings("teddy")[name]
+        word = backbone.superclass_embeddings("teddy")
+        start = word[name]
         learned_values = {p: v.detach() for p, v in differences(backbone).items()}
         with torch.no_grad():
-            edit = edit_of_prompt(backbone.encode([PROMPT] * 2, "teddy*", {name: start}, "teddy"))
+            encoded = backbone.encode([PROMPT] * 2, "teddy*", word, "teddy")
+            edit = edit_of_prompt(encoded, dit_model)
 
         def loss(vectors: Tensor) -> Tensor:
-            encoded = backbone.encode([PROMPT] * 2, "teddy*", {name: vectors}, "teddy")
+            encoded = backbone.encode([PROMPT] * 2, "teddy*", {**word, name: vectors}, "teddy")
             return (
                 backbone.loss(
                     latents(dit_model), noise(dit_model), TIMES, encoded, edit, learned_values
@@ -268,4 +323,6 @@ def test_the_memory_that_a_step_keeps_is_what_the_family_says(
     widths = sum(layer.out for layer in layers.values())
     true = {"tiny_wan21": 40 * 5120, "tiny_pixart_alpha": widths}.get(family.id, 28 * 2048)
     found = family.kept_by(dit_model.model.diffusion_model)
+    if family.id == "tiny_hunyuan_dit":  # in one width
+        widths, true = len(layers), 40
     assert found == pytest.approx(family.kept * widths / true)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from perfusion_core.families import REFUSED, CrossAttention
 from perfusion_core.families.anima import ANIMA
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.hunyuan_dit import HUNYUAN_DIT
 from perfusion_core.families.ltxv import LTXV
 from perfusion_core.families.pixart import PIXART_ALPHA
 from perfusion_core.families.wan import WAN21
@@ -208,6 +209,7 @@ WAYS = {
     "WAN21": WAN21.attention,
     "PixArt": PIXART_ALPHA.attention,
     "LTXV": LTXV.attention,
+    "HunyuanDiT": HUNYUAN_DIT.attention,
     "Anima": replace(ANIMA.attention, before=ANIMA.adapter),
 }
 

@@ -28,6 +28,7 @@ from perfusion_core.families import ModelFamily
 from perfusion_core.families.anima import ANIMA as TRUE_ANIMA
 from perfusion_core.families.captions import ordinary_captions
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.hunyuan_dit import HUNYUAN_DIT
 from perfusion_core.families.ltxv import LTXV
 from perfusion_core.families.pixart import PIXART_ALPHA, PIXART_SIGMA
 from perfusion_core.families.wan import WAN21, WAN22
@@ -97,6 +98,23 @@ LTX_NETWORK: dict[str, Any] = {
 }
 
 T5: dict[str, Any] = {"d_model": WIDTH, "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 2}
+# Another width, to be told from the first text's.
+SECOND = 32
+HUNYUAN_NETWORK: dict[str, Any] = {
+    "image_model": "hydit",
+    "hidden_size": 64,
+    "depth": 4,  # it joins the blocks of its halves
+    "num_heads": 4,
+    "text_states_dim": WIDTH,
+    "text_states_dim_t5": SECOND,
+}
+BERT: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+}
+
 QWEN: dict[str, Any] = {
     "hidden_size": WIDTH,
     "intermediate_size": 64,
@@ -116,9 +134,10 @@ class TinyDit:
         encoders: text encoder -> its configuration.
         network: arguments of its network.
         hidden: width of its layers.
-        spiece: whether its tokenizer comes with the weights.
+        spiece: name of the tokenizer that comes with the weights; "" for none.
         channels: of its latents.
         side: of its latents, in cells.
+        blocks: how many it has.
         stem: where its blocks are in the network.
         rows: of a prompt's context at least; 0: as many as the prompt has.
     """
@@ -128,9 +147,10 @@ class TinyDit:
     encoders: dict[str, dict[str, Any]]
     network: dict[str, Any] = field(default_factory=lambda: NETWORK)
     hidden: int = HIDDEN
-    spiece: bool = False
+    spiece: str = ""
     channels: int = 16
     side: int = 8
+    blocks: int = BLOCKS
     stem: str = "blocks"
     rows: int = 512
 
@@ -146,7 +166,7 @@ class TinyDit:
     @property
     def layers(self) -> list[str]:
         """Paths of its layers."""
-        return [f"{self.stem}.{n}.{self.family.attention.layer}" for n in range(BLOCKS)]
+        return [f"{self.stem}.{n}.{self.family.attention.layer}" for n in range(self.blocks)]
 
     def model(self, seed: int = 0, dtype: torch.dtype = torch.float32, **network: Any) -> Any:
         """A MODEL with random weights."""
@@ -169,11 +189,11 @@ class TinyDit:
         options: dict[str, Any] = {"dtype": torch.float32}
         for name, changes in self.encoders.items():
             options[f"{name}_model_config"] = changes
-        data = {"spiece_model": small_spiece()} if self.spiece else {}
+        data = {self.spiece: small_spiece()} if self.spiece else {}
         clip = comfy.sd.CLIP(config.clip_target(), model_options=options, tokenizer_data=data)
         for name in self.encoders:
             held = name if hasattr(clip.tokenizer, name) else f"clip_{name}"
-            getattr(clip.tokenizer, held).embedding_size = WIDTH
+            getattr(clip.tokenizer, held).embedding_size = self.family.encoders[name]
         fill(clip.cond_stage_model, seed)
         return clip
 
@@ -238,7 +258,7 @@ WAN = TinyDit(
     {"umt5xxl": {**T5, "vocab_size": 400}},
     network=WAN_NETWORK,
     hidden=96,
-    spiece=True,
+    spiece="spiece_model",
 )
 WAN_5B = replace(
     WAN,
@@ -273,6 +293,17 @@ LTX = TinyDit(
     rows=128,
     stem="transformer_blocks",
 )
+HUNYUAN = TinyDit(
+    _small(HUNYUAN_DIT, encoders={"hydit_clip": WIDTH, "mt5xl": SECOND}),
+    "HunyuanDiT",
+    {"hydit_clip": BERT, "mt5xl": {**T5, "d_model": SECOND, "vocab_size": 400}},
+    network=HUNYUAN_NETWORK,
+    hidden=64,
+    spiece="mt5xl.spiece_model",
+    channels=4,
+    blocks=4,
+    rows=77 + 256,
+)
 ANIMA = TinyDit(_small(TRUE_ANIMA), "Anima", {"qwen3_06b": QWEN})
 
 
@@ -285,6 +316,9 @@ def tiny_dit(family: ModelFamily) -> TinyDit:
 @contextmanager
 def registered(family: ModelFamily) -> Iterator[None]:
     """Within this context the pack knows a small family."""
+    if families.FAMILIES.get(family.id) is family:
+        yield
+        return
     families.register(family)
     try:
         yield

@@ -161,6 +161,12 @@ _LTXV: dict[str, Any] = {
     "attention_head_dim": 64,
     "cross_attention_dim": 2048,
 }
+_HUNYUAN_DIT: dict[str, Any] = {
+    "image_model": "hydit",
+    "depth": 40,
+    "hidden_size": 1408,
+    "mlp_ratio": 4.3637,
+}
 _WAN_14B = {**_WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 _WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_dim": 48}
 
@@ -183,6 +189,13 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
         "WAN21_FunControl2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 48},
         "WAN22_T2V": {**_WAN, **_WAN_5B},
         "LTXV": _LTXV,
+        "HunyuanDiT": _HUNYUAN_DIT,
+        "HunyuanDiT1": {
+            **_HUNYUAN_DIT,
+            "image_model": "hydit1",
+            "size_cond": True,
+            "use_style_cond": True,
+        },
         "PixArtAlpha": _PIXART,
         "PixArtSigma": {**_PIXART, "image_model": "pixart_sigma", "micro_condition": False},
     }.items()
