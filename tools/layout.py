@@ -28,12 +28,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Model and pictures": (
         "CheckpointLoaderSimple",
         "PerfusionDemoModel",
+        "UNETLoader",
+        "CLIPLoader",
+        "VAELoader",
         "LoadImage",
         "PerfusionTrainingPictures",
     ),
     "Learn": ("PerfusionTrainConcept", "PerfusionSaveConcept"),
     "Concept": ("PerfusionConceptLoader", "PerfusionApplyConcepts", "PerfusionCombineConcepts"),
-    "Prompt and sliders": ("PerfusionTune", "CLIPTextEncode", "EmptyLatentImage"),
+    "Prompt and sliders": (
+        "PerfusionTune",
+        "CLIPTextEncode",
+        "EmptyLatentImage",
+        "EmptyHunyuanLatentVideo",
+    ),
     "Picture": ("KSampler", "VAEDecode"),
     "See why": (
         "PerfusionSweep",

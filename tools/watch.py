@@ -32,7 +32,7 @@ TIERS = ("tests/unit", "tests/comfyui", "tests/browser")
 # Model objects that several of the config classes in `FITS` make.
 _ACCEPTED = {
     *("BaseModel", "SD21UNCLIP", "SDXL", "SD15_instructpix2pix", "SDXL_instructpix2pix"),
-    *("CosmosPredict2", "Anima", "WAN21", "WAN22"),
+    *("CosmosPredict2", "Anima", "WAN21", "WAN22", "PixArt", "LTXV", "HunyuanDiT"),
 }
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # Not made for a config class: what others are built of.

@@ -35,6 +35,9 @@ AFTER_RUN = {
     "PerfusionConceptInfo": 610,
 }
 
+_ANIMA = "https://huggingface.co/circlestone-labs/Anima/resolve/main/split_files"
+_WAN = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+
 # What graphs load and nobody has at first. The page offers the download, from the addresses that
 # ComfyUI's own templates have.
 MODELS = {
@@ -51,6 +54,36 @@ MODELS = {
             "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
             "sd_xl_base_1.0.safetensors?download=true",
             "directory": "checkpoints",
+        },
+        {
+            "name": "anima-base-v1.0.safetensors",
+            "url": f"{_ANIMA}/diffusion_models/anima-base-v1.0.safetensors",
+            "directory": "diffusion_models",
+        },
+        {
+            "name": "qwen_3_06b_base.safetensors",
+            "url": f"{_ANIMA}/text_encoders/qwen_3_06b_base.safetensors",
+            "directory": "text_encoders",
+        },
+        {
+            "name": "qwen_image_vae.safetensors",
+            "url": f"{_ANIMA}/vae/qwen_image_vae.safetensors",
+            "directory": "vae",
+        },
+        {
+            "name": "wan2.1_t2v_1.3B_fp16.safetensors",
+            "url": f"{_WAN}/diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors?download=true",
+            "directory": "diffusion_models",
+        },
+        {
+            "name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+            "url": f"{_WAN}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors?download=true",
+            "directory": "text_encoders",
+        },
+        {
+            "name": "wan_2.1_vae.safetensors",
+            "url": f"{_WAN}/vae/wan_2.1_vae.safetensors?download=true",
+            "directory": "vae",
         },
     )
 }
@@ -329,7 +362,7 @@ def graph_names(*, checkpoint: bool) -> list[str]:
 
 
 def _loads_checkpoint(graph: Graph) -> bool:
-    return any("ckpt_name" in node["inputs"] for node in graph.values())
+    return any({"ckpt_name", "unet_name"} & node["inputs"].keys() for node in graph.values())
 
 
 def load_note(name: str) -> str:

@@ -8,6 +8,7 @@ behind the layers' projections and norms; ComfyUI, or another pack, computes att
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,7 +25,7 @@ from ..method.attention import AttentionMaps, AttentionSums, own_words, word_att
 from ..method.edit import GatedEdit
 from .concept_entry import edit_of
 from .forward_swap import ForwardSwap
-from .models import ComfyMismatch, detect_family
+from .models import Before, ComfyMismatch, detect_family
 from .protocols import Conditioning, Executor, Latent, Model
 from .stack import stack_of
 
@@ -202,6 +203,8 @@ class AttentionRecorder:
         self._sums = sums
         self._frames = frames
         self._words: tuple[Tensor, Tensor] | None = None
+        self._before: Before | None = None
+        self._real: Tensor | None = None
         self._text: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, executor: Executor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -210,14 +213,17 @@ class AttentionRecorder:
             self.left_out += 1
             return executor(x, *args, **kwargs)
         # Of the network that this pass comes to: ComfyUI runs some prompts on a copy of the model.
-        modules = self._family.layer_modules(executor.class_obj.diffusion_model)
+        network, where = executor.class_obj.diffusion_model, self._family.attention
+        modules = self._family.layer_modules(network)
         if self._group:
             groups = self._family.groups(modules)
             modules = {p: m for p, m in modules.items() if groups[p] == self._group}
-        network, where = executor.class_obj.diffusion_model, self._family.attention
+        mask = kwargs.get(self._family.mask) if self._family.mask else None
+        self._real = None if mask is None else mask > 0
         with ForwardSwap() as swap, recorded(modules, where, self._add):
             if where.before:
-                _follow(swap, network.get_submodule(where.before), self._on_text)
+                self._before = Before(network.get_submodule(where.before), network, self._family)
+                _follow(swap, self._before.module, self._on_text)
             return executor(x, *args, **kwargs)
 
     def _on_text(self, came: Tensor, given: Tensor) -> None:
@@ -225,19 +231,21 @@ class AttentionRecorder:
 
     def _encoding(self, context: Tensor) -> Tensor:
         """The text ahead of the part that is before the layers, where there is one."""
-        given = None if self._text is None else self._text[1]
-        if self._text is None or given is None or given.shape != context.shape:
+        if self._text is None or self._before is None:
             return context
-        return self._text[0]
+        rows = self._before.text_of(context, *self._text)
+        return context if rows is None else rows
 
     def _add(self, queries: Tensor, keys: Tensor, context: Tensor, heads: int) -> None:
         self.layers += 1
         # The layers of a pass share their context.
         if self._words is None or self._words[0] is not context:
-            encoding = self._encoding(context)
-            self._words = (context, own_words(self._edit.similarity(encoding)))
+            words = own_words(self._edit.similarity(self._encoding(context)))
+            # Some networks have the rows of a whole batch one after the other.
+            self._words = (context, words.reshape(len(queries), -1, words.shape[-1]))
         words = self._words[1]
-        shares = word_attention(queries, keys, heads, words)
+        keys = keys.reshape(len(queries), -1, keys.shape[-1])
+        shares = word_attention(queries, keys, heads, words, self._real)
         if self._frames > 1:  # the places of a layer are those of a frame, frame after frame
             shares = rearrange(shares, "r (f places) j -> (r f) places j", f=self._frames)
             words = words.repeat_interleave(self._frames, dim=0)
@@ -261,6 +269,9 @@ def recorded(
     with ForwardSwap() as swap:
         for module in modules.values():
             layer = _SeenLayer(getattr(module, where.heads), where.fused, see)
+            if where.turned:
+                called = partial(_called, module.forward, where.turned, layer.on_turns)
+                swap.put(module, forward=called)
             # Behind the norms, where there are any: attention takes what they give.
             _follow(swap, getattr(module, where.key), layer.on_context)
             _follow(swap, getattr(module, where.query_norm or where.query), layer.on_queries)
@@ -276,13 +287,19 @@ class _SeenLayer:
         self._fused = fused
         self._see = see
         self._context: Tensor | None = None
+        self._turns: tuple[Tensor, Tensor] | None = None
         self._queries: Tensor | None = None
         self._keys: Tensor | None = None
 
     def on_context(self, came: Tensor, _: Tensor) -> None:
         self._context = came
 
+    def on_turns(self, turns: tuple[Tensor, Tensor] | None) -> None:
+        self._turns = turns
+
     def on_queries(self, _: Tensor, queries: Tensor) -> None:
+        if self._turns is not None:
+            queries = _turned(queries, *self._turns)
         self._queries = self._by_place(queries)
         self._tell()
 
@@ -302,6 +319,19 @@ class _SeenLayer:
         queries, keys, context = self._queries, self._keys, self._context
         self._queries = self._keys = self._context = None
         self._see(queries, keys, context, self._heads)
+
+
+def _turned(queries: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Queries [R, places, heads, width], each pair of numbers turned by the angle of its place."""
+    first, second = rearrange(queries, "... (pairs two) -> two ... pairs", two=2)
+    across = torch.stack([-second, first], dim=-1).flatten(-2)
+    return queries * cosines[:, None] + across * sines[:, None]
+
+
+def _called(original: Any, name: str, see: Callable[[Any], None], *args: Any, **kwargs: Any) -> Any:
+    """Calls `see` with one argument of a call, then makes the call."""
+    see(inspect.signature(original).bind(*args, **kwargs).arguments.get(name))
+    return original(*args, **kwargs)
 
 
 def _follow(swap: ForwardSwap, module: Any, see: Callable[[Tensor, Tensor], None]) -> None:

@@ -23,7 +23,13 @@ from .models import compute_dtype, detect_family, layers_of
 from .protocols import Clip, Model, ModelPatcher, ModelSampling
 from .training_checks import check_latents, check_pair, check_prompts
 from .training_memory import kept_bytes
-from .training_pass import conditions, prediction_errors, transformer_options
+from .training_pass import (
+    batches_of_one_length,
+    conditions,
+    prediction_errors,
+    rows_of,
+    transformer_options,
+)
 from .training_words import superclass_vectors, with_training_word
 from .weights import fine_bytes, is_dynamic, no_room, trainable_weights
 
@@ -176,8 +182,11 @@ class ComfyBackbone:
         # The last vector of the placeholder: the only one that has seen all the others.
         positions = encoding.vectors & ~encoding.vectors.roll(-1, dims=1)
         rows = [distinct.index(prompt) for prompt in prompts]
-        pooled = None if encoding.pooled is None else _rows(encoding.pooled, rows)
-        return TrainingPrompts(_rows(encoding.context, rows), _rows(positions, rows), pooled)
+        pooled = None if encoding.pooled is None else rows_of(encoding.pooled, rows)
+        beside = {name: rows_of(encoding.beside[name], rows) for name in self._family.beside}
+        return TrainingPrompts(
+            rows_of(encoding.context, rows), rows_of(positions, rows), pooled, beside
+        )
 
     def check_prompts(
         self,
@@ -218,7 +227,30 @@ class ComfyBackbone:
         levels = [float(self._schedule.percent_to_sigma(p)) for p in percents]
         sigmas = torch.tensor(levels, device=device)
         noisy = sampling.noise_scaling(sigmas, noise, clean, False)
-        arguments = conditions(base, self._family, encoded, noisy)
+        learned = (edit, differences, key_differences)
+        parts = batches_of_one_length(self._family, encoded)
+        if len(parts) == 1:
+            denoised = self._denoised(noisy, sigmas, parts[0][1], *learned)
+        else:
+            by_row: dict[int, Tensor] = {}
+            for rows, prompts in parts:
+                some = self._denoised(noisy[rows], sigmas[rows], prompts, *learned)
+                by_row |= dict(zip(rows, some, strict=True))
+            denoised = torch.stack([by_row[row] for row in range(len(noisy))])
+        return prediction_errors(sampling, sigmas, denoised, clean).square()
+
+    def _denoised(
+        self,
+        noisy: Tensor,
+        sigmas: Tensor,
+        prompts: TrainingPrompts,
+        edit: GatedEdit,
+        differences: Mapping[str, Tensor],
+        key_differences: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """What the edited model makes of noisy latents [B, C, ..., H, W]."""
+        base = self._base
+        arguments = conditions(base, self._family, prompts, noisy)
         hooks = partial(
             edited,
             self._layers,
@@ -229,7 +261,7 @@ class ComfyBackbone:
         )
         with ExitStack() as stack:
             current = stack.enter_context(hooks(edits=dict.fromkeys(self._layers, edit)))
-            stack.enter_context(Differentiable())
+            stack.enter_context(Differentiable(self._family.overwrites))
             if self.checkpointing:
                 stack.enter_context(
                     checkpointed(
@@ -243,14 +275,10 @@ class ComfyBackbone:
                     )
                 )
             options = transformer_options(self._model)
-            denoised = base.apply_model(noisy, sigmas, transformer_options=options, **arguments)
-        return prediction_errors(sampling, sigmas, denoised, clean).square()
-
-
-def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """`tensor[rows]`, whose gradient is added up in the same order every time."""
-    apart = tensor.unbind()
-    return torch.stack([apart[row] for row in rows])
+            denoised: Tensor = base.apply_model(
+                noisy, sigmas, transformer_options=options, **arguments
+            )
+        return denoised
 
 
 def _guarded(saved: Tensor) -> Tensor:

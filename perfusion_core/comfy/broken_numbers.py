@@ -94,6 +94,7 @@ def _alone(edit: GatedEdit, number: int) -> GatedEdit:
         edit.superclasses[one],
         edit.settings[one],
         edit.names[one],
+        edit.parts,
     )
 
 

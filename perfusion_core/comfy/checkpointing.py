@@ -48,7 +48,9 @@ def checkpointed(
         for path, block in _blocks(network, family):
             inside = [layer for layer in layers if layer.startswith(f"{path}.")]
             context_of = _reader(block.forward, family.context)
-            forward = _checkpointing(block.forward, inside, context_of, prepare, again)
+            forward = _checkpointing(
+                block.forward, inside, context_of, prepare, again, family.overwrites
+            )
             swap.put(block, forward=forward)
         yield
 
@@ -89,6 +91,7 @@ def _checkpointing(
     context_of: Read,
     prepare: Callable[[Tensor], object],
     again: Again,
+    overwrites: bool,
 ) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         context = context_of(args, kwargs) if layers else None
@@ -100,12 +103,14 @@ def _checkpointing(
         copied = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
         first_run = iter((kwargs,))
 
-        def run(*tensors: Any) -> Any:
-            return original(*tensors, **next(first_run, copied))
+        def run(first: Any, *others: Any) -> Any:
+            # What a block writes into, its second run needs as it was.
+            own = first.clone() if overwrites else first
+            return original(own, *others, **next(first_run, copied))
 
         @contextmanager
         def run_again() -> Iterator[None]:
-            with again(layers) if layers else nullcontext(), Differentiable():
+            with again(layers) if layers else nullcontext(), Differentiable(overwrites):
                 yield
 
         return checkpoint(

@@ -60,7 +60,7 @@ def covariance_of(
     fingerprint = encoder_fingerprint(clip)
     if adapting is not None:
         fingerprint += adapter_fingerprint(adapting, family)
-    key = cache_key(fingerprint, texts)
+    key = cache_key(f"{family.id} {fingerprint}", texts)
     known = _cache.get(key)
     if known is not None:
         return known

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..concept.concept import Concept
+from ..families import FAMILIES
 from ..method.edit import GatedEdit
 from ..method.settings import ConceptSettings
 from ..method.slider_schedule import SliderSchedule
@@ -57,4 +58,5 @@ def edit_of(entries: Sequence[ConceptEntry]) -> GatedEdit:
         torch.stack([c.superclass_encoding for c in concepts]),
         [entry.settings for entry in entries],
         [entry.title for entry in entries],
+        FAMILIES[concepts[0].family].parts,
     )

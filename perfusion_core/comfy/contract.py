@@ -49,6 +49,9 @@ _ENCODERS = "comfy/sd1_clip.py"
 _UNET = "comfy/ldm/modules/diffusionmodules/openaimodel.py"
 _COSMOS = "comfy/ldm/cosmos/predict2.py"
 _WAN = "comfy/ldm/wan/model.py"
+_PIXART = "comfy/ldm/pixart"
+_LTXV = "comfy/ldm/lightricks/model.py"
+_HUNYUAN_DIT = "comfy/ldm/hydit"
 _API = "comfy_api/latest/_io.py"
 
 CONTRACT: tuple[Part, ...] = (
@@ -177,6 +180,35 @@ CONTRACT: tuple[Part, ...] = (
     Part(_WAN, "WanT2VCrossAttention", ("forward(x, context)",)),
     Part(_WAN, "WanAttentionBlock", ("cross_attn", "forward(x, e, freqs, context)")),
     Part(_WAN, "WanModel", ("blocks", "out_dim", "text_embedding")),
+    Part(
+        f"{_PIXART}/blocks.py",
+        "MultiHeadCrossAttention",
+        ("num_heads", "q_linear", "kv_linear", "forward(x, cond)"),
+    ),
+    Part(f"{_PIXART}/blocks.py", "CaptionEmbedder", ("y_proj",)),
+    Part(f"{_PIXART}/pixartms.py", "PixArtMSBlock", ("cross_attn", "forward(x, y, t)")),
+    Part(f"{_PIXART}/pixartms.py", "PixArtMS", ("blocks", "y_embedder", "ar_embedder")),
+    Part(
+        _LTXV,
+        "CrossAttention",
+        ("heads", "to_q", "to_k", "to_v", "q_norm", "k_norm", "forward(x, context, mask)"),
+    ),
+    Part(_LTXV, "BasicTransformerBlock", ("attn2", "forward(x, context, attention_mask)")),
+    Part(_LTXV, "PixArtAlphaTextProjection", ("linear_1", "linear_2", "forward(caption)")),
+    Part(
+        f"{_HUNYUAN_DIT}/attn_layers.py",
+        "CrossAttention",
+        ("num_heads", "q_proj", "kv_proj", "q_norm", "k_norm", "forward(x, y, freqs_cis_img)"),
+    ),
+    Part(f"{_HUNYUAN_DIT}/models.py", "HunYuanDiTBlock", ("attn2", "forward(x, c, text_states)")),
+    Part(
+        f"{_HUNYUAN_DIT}/models.py",
+        "HunYuanDiT",
+        (
+            *("blocks", "mlp_t5", "text_embedding_padding", "text_len"),
+            *("text_states_dim", "text_states_dim_t5"),
+        ),
+    ),
     Part("comfy/ldm/anima/model.py", "Anima", ("llm_adapter",), since="0.12.1"),
     Part(
         "comfy/ldm/anima/model.py",
@@ -422,6 +454,11 @@ FITS: Mapping[str, str] = MappingProxyType(
         "WAN21_I2V": "wan21",
         "WAN21_FunControl2V": "wan21",
         "WAN22_T2V": "wan22_5b",
+        "LTXV": "ltxv",
+        "HunyuanDiT": "hunyuan_dit",
+        "HunyuanDiT1": "hunyuan_dit",
+        "PixArtAlpha": "pixart_alpha",
+        "PixArtSigma": "pixart_sigma",
     }
 )
 

@@ -1,10 +1,10 @@
 """What autograd cannot go back through, in plain torch, while training.
 
-Two things in newer versions of ComfyUI end a step in an error: the rotary position embeddings of
-comfy-kitchen, which have no backward, and `torch.add(..., out=...)` in its language models. Within
-`Differentiable` the same numbers come from torch's own functions, those of the embeddings but for
-rounding. No function is replaced: torch itself asks a mode, within a `with` and on one thread, what
-to do in the place of a call.
+Some things in ComfyUI end a step in an error: comfy-kitchen's rotary position embeddings and its
+norms, which have no backward, `torch.add(..., out=...)` in its language models, and blocks that
+write into what a norm has kept for backward. Within `Differentiable` the same numbers come from
+torch's own functions, those of comfy-kitchen but for rounding. No function is replaced: torch
+itself asks a mode, within a `with` and on one thread, what to do in the place of a call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ _PREFIX = "comfy_kitchen::"
 
 
 class Differentiable(TorchFunctionMode):
-    """Within this context gradients flow through what else has no backward."""
+    """Within this context gradients flow through what else has no backward.
+
+    Args:
+        overwrites: whether blocks write into what a norm was given; the norm then gets a copy.
+    """
+
+    def __init__(self, overwrites: bool = False) -> None:
+        super().__init__()
+        self._overwrites = overwrites
 
     def __torch_function__(
         self,
@@ -36,6 +44,8 @@ class Differentiable(TorchFunctionMode):
             plain = _PLAIN.get(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
             if plain is not None:
                 return plain(*args, **given)
+            if self._overwrites and func in _NORMS and _has_gradient(args[0]):
+                return func(args[0].clone(), *args[1:], **given)
             out = given.get("out")
             if isinstance(out, Tensor) and any(map(_has_gradient, (out, *args))):
                 return out.copy_(func(*args, **{k: v for k, v in given.items() if k != "out"}))
@@ -111,6 +121,14 @@ def _both_normed(rotate: _Rotate) -> Callable[..., tuple[Tensor, Tensor]]:
     return plain
 
 
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-6) -> Tensor:
+    """An RMS norm of x [..., n], scaled and shifted; x may be written into afterwards."""
+    return torch.nn.functional.rms_norm(x.clone(), x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+# Where `overwrites` matters.
+_NORMS = (torch.nn.functional.rms_norm, torch.rms_norm)
+
 # Of comfy-kitchen's functions, by name, those that give new tensors.
 _PLAIN: Mapping[str, Callable[..., Any]] = {
     "apply_rope1": _pairs,
@@ -121,4 +139,5 @@ _PLAIN: Mapping[str, Callable[..., Any]] = {
     "rms_rope": _both_normed(_pairs),
     "rms_rope_split_half1": _normed(_halves),
     "rms_rope_split_half": _both_normed(_halves),
+    "rms_adaln": _modulated,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from ..families import ModelFamily
+from ..method.backbone import joined
 from .models import ComfyMismatch, compute_dtype
-from .protocols import BaseModel, Clip, Tokens
-from .tokenizers import clip_family, row_tokens, tokenizers_of, vectors_of
+from .protocols import BaseModel, Clip, Tokenizer, Tokens
+from .tokenizers import clip_family, row_tokens, texts_tokens, tokenizers_of, vectors_of
 
 # Tokens that go through an encoder at a time: a hundred prompts of CLIP's length, sixteen of T5's.
 AT_ONCE = 8192
@@ -29,12 +30,14 @@ class Encoding:
         mask: [B, T], true for real tokens, the first and the last special one included.
         vectors: [B, T], true where a placeholder's vector stands; an `embedding:` is none.
         pooled: [B, p], or None when not asked for, or the encoder gives none.
+        beside: what else it gave, by ComfyUI's names: tensors [B, t, ...].
     """
 
     context: Tensor
     mask: Tensor
     vectors: Tensor
     pooled: Tensor | None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def encode(
@@ -60,24 +63,27 @@ def encode(
             "there: connect the model as well."
         )
     tokenized = [clip.tokenize(prompt) for prompt in prompts]
-    lengths = {len(c) for tokens in tokenized for chunks in tokens.values() for c in chunks}
+    lengths = [{len(c) for tokens in tokenized for c in tokens[key]} for key in tokenized[0]]
     if family is not None and base is not None and adapts:
         rows = [_adapted(clip, tokens, family, base) for tokens in tokenized]
     else:
-        at_once = max(1, AT_ONCE // max(lengths)) if len(lengths) == 1 else 1
+        alike = all(len(found) == 1 for found in lengths)
+        at_once = max(1, AT_ONCE // max(map(max, lengths))) if alike else 1
         rows = [
             _together(clip, _joined(tokenized[first : first + at_once]), pooled)
             for first in range(0, len(tokenized), at_once)
         ]
     if len(rows) == 1:
         return rows[0]
-    length = max(row.context.shape[1] for row in rows)
+    if family is not None and len(family.parts) > 1:
+        _check_places(rows)
     pooled_rows = [row.pooled for row in rows if row.pooled is not None]
     return Encoding(
-        torch.cat([_padded(row.context, length) for row in rows]),
-        torch.cat([_padded(row.mask[..., None], length)[..., 0] for row in rows]),
-        torch.cat([_padded(row.vectors[..., None], length)[..., 0] for row in rows]),
+        joined([row.context for row in rows]),
+        joined([row.mask for row in rows]),
+        joined([row.vectors for row in rows]),
         torch.cat(pooled_rows) if pooled_rows else None,
+        {name: joined([row.beside[name] for row in rows]) for name in rows[0].beside},
     )
 
 
@@ -86,17 +92,12 @@ def _joined(tokenized: Sequence[Tokens]) -> Tokens:
     return {key: [c for tokens in tokenized for c in tokens[key]] for key in tokenized[0]}
 
 
-def _padded(rows: Tensor, length: int) -> Tensor:
-    """[B, t, d] with zeros up to [B, length, d]."""
-    return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1]))
-
-
 def _together(clip: Clip, tokens: Tokens, pooled: bool) -> Encoding:
     """The chunks of one tokenized prompt, a row each."""
     _, rows = row_tokens(clip, tokens)
     pooling: AbstractContextManager[list[Tensor]] = _pooling(clip) if pooled else nullcontext([])
     with pooling as seen:
-        context, first_pooled, _ = _forward(clip, tokens)
+        context, first_pooled, given = _forward(clip, tokens)
     stacked = None
     if pooled and first_pooled is not None:
         # Of SDXL's two encoders ComfyUI takes the one with the wider vector.
@@ -104,7 +105,25 @@ def _together(clip: Clip, tokens: Tokens, pooled: bool) -> Encoding:
         stacked = next(p for p in seen if p.shape[-1] == width)[: len(rows)].to(first_pooled)
     # ComfyUI gives the chunks of a prompt side by side.
     context = rearrange(context, "1 (b t) d -> b t d", b=len(rows))
-    return Encoding(context, *_marks(clip, tokens, context), stacked)
+    beside = {
+        name: rearrange(value, "1 (b t) ... -> b t ...", b=len(rows))
+        for name, value in given.items()
+        if torch.is_tensor(value) and value.dim() > 1 and value.shape[1] % len(rows) == 0
+    }
+    family = clip_family(clip)
+    if family is not None:
+        context = family.joined(context, beside)
+    return Encoding(context, *_marks(clip, tokens, context), stacked, beside)
+
+
+def _check_places(rows: Sequence[Encoding]) -> None:
+    """Raises ComfyMismatch where the second of two texts does not begin at one place in all."""
+    places = {tuple(value.shape[1] for value in row.beside.values()) for row in rows}
+    if len(places) > 1:
+        raise ComfyMismatch(
+            "The prompts are too long for this model to be looked at together: its text encoders "
+            "read 77 and 256 tokens, and one of the prompts has more. Shorten it."
+        )
 
 
 def _adapted(clip: Clip, tokens: Tokens, family: ModelFamily, base: BaseModel) -> Encoding:
@@ -134,8 +153,18 @@ def adapt(
 
 def _marks(clip: Clip, tokens: Tokens, context: Tensor) -> tuple[Tensor, Tensor]:
     """The mask and the vectors of an `Encoding` of chunks [B, T, d]."""
-    tokenizer, rows = row_tokens(clip, tokens)
-    length = context.shape[1]
+    texts = texts_tokens(clip, tokens)
+    # Of several texts each has as many places as tokens; one may have more.
+    lengths = [len(rows[0]) for _, rows in texts] if len(texts) > 1 else [context.shape[1]]
+    found = [_marks_of(*text, length) for text, length in zip(texts, lengths, strict=True)]
+    masks, marks = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    return masks.to(context.device), marks.to(context.device)
+
+
+def _marks_of(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[Any]], length: int
+) -> tuple[Tensor, Tensor]:
+    """The same [B, length] of one text's tokens."""
     ends = [_end(row, tokenizer.end_token) for row in rows]
     mask = torch.arange(length)[None, :] <= torch.tensor(ends)[:, None]
     known = vectors_of(tokenizer)
@@ -143,7 +172,7 @@ def _marks(clip: Clip, tokens: Tokens, context: Tensor) -> tuple[Tensor, Tensor]
     marks = torch.zeros(len(rows), length, dtype=torch.bool)
     for n, row in enumerate(found):
         marks[n, : len(row)] = torch.tensor(row[:length])
-    return mask.to(context.device), marks.to(context.device)
+    return mask, marks
 
 
 @contextmanager

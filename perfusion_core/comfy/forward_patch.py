@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..method.edit import GatedEdit, LockedPrompt, PreparedContext, add_values
 from .forward_swap import ForwardSwap
-from .models import Layer
+from .models import Before, Layer
 
 # Packs that build a new context for every layer (attention coupling) would otherwise keep them all.
 MAX_CONTEXTS = 16
@@ -50,18 +50,30 @@ class Text:
     """What came to the part of a network before its layers, and what it gave.
 
     Attributes:
-        encoding: e [..., T, d].
-        output: what the layers see of it [..., T, width].
+        encoding: e [..., t, d].
+        output: what it gave for that [..., t, width].
         through: the part's own forward.
+        before: the part.
     """
 
     encoding: Tensor
     output: Tensor
     through: Any
+    before: Before
+    _rows: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
 
-    def gave(self, context: Tensor) -> bool:
-        """Whether `context` is what it gave: as it is, or taken out of more than that."""
-        return context is self.output or context.shape == self.output.shape
+    def rows(self, context: Tensor) -> Tensor | None:
+        """e of the rows of `context` [..., T, width]; None when it is of another text.
+
+        The very same tensor for the same context, which the layers of a pass share.
+        """
+        if torch.compiler.is_compiling():
+            return self.before.text_of(context, self.encoding, self.output)
+        for seen, rows in self._rows:
+            if seen is context:
+                return rows
+        self._rows[:] = [(context, self.before.text_of(context, self.encoding, self.output))]
+        return self._rows[0][1]
 
 
 class EditedPass:
@@ -82,27 +94,37 @@ class EditedPass:
         Where the network has a part before its layers, `context` is what that part gave, and e' is
         what it gives for the edited text.
         """
-        text = self.text if self.text is not None and self.text.gave(context) else None
-        known = context if text is None else text.encoding
+        rows = None if self.text is None else self.text.rows(context)
+        text = None if rows is None else self.text
+        known = context if rows is None else rows
         if torch.compiler.is_compiling():
             # A list that grows would be guarded; the compiler finds what layers have in common.
-            return self._prepared(edit, known, text)
+            return self._prepared(edit, known, text, context)
         for seen, by, prepared in self._seen:
             if seen is known and by is edit:
                 return prepared
-        prepared = self._prepared(edit, known, text)
+        prepared = self._prepared(edit, known, text, context)
         if len(self._seen) == MAX_CONTEXTS:
             del self._seen[0]
         self._seen.append((known, edit, prepared))
         return prepared
 
-    def _prepared(self, edit: GatedEdit, encoding: Tensor, text: Text | None) -> PreparedContext:
+    def _prepared(
+        self, edit: GatedEdit, encoding: Tensor, text: Text | None, context: Tensor
+    ) -> PreparedContext:
         prepared = edit.prepare(encoding, self.prompts)
         if text is None:
             return prepared
-        context = text.through(prepared.context)
-        keys = context if prepared.keys is prepared.context else text.through(prepared.keys)
-        return PreparedContext(context, keys, prepared.weights)
+
+        def seen(edited: Tensor) -> Tensor:
+            # Some networks have the rows of a whole batch one after the other.
+            made = text.before.context_of(edited, encoding, text.through, context)
+            return made.reshape(context.shape)
+
+        values = seen(prepared.context)
+        keys = values if prepared.keys is prepared.context else seen(prepared.keys)
+        weights = prepared.weights.reshape(*context.shape[:-1], -1)
+        return PreparedContext(values, keys, weights)
 
 
 @dataclass(slots=True)  # not frozen: 32 of them are made for each pass, and freezing is slow
@@ -112,7 +134,7 @@ class Hook:
     Attributes:
         original: the forward that was there before.
         current: the pass.
-        edit: of this layer; None for what is before the layers.
+        edit: of this layer; of what is before the layers, that part (`Before`).
         values, keys: D [J, out] of this layer; None for what the projection does not give, and for
             the keys while they are locked.
         fresh: what `original` gives belongs to the caller alone: it is a linear layer's own
@@ -164,7 +186,7 @@ def _text_read(module: Any, context: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The part before the layers as it is; the pass learns what came to it."""
     hook: Hook = module._perfusion_hook
     output = hook.original(context, *args, **kwargs)
-    hook.current.text = Text(context, output, hook.original)
+    hook.current.text = Text(context, output, hook.original, hook.edit)
     return output
 
 
@@ -206,7 +228,7 @@ def edited(
     with ForwardSwap() as swap:
         for before in {id(layers[p].before): layers[p].before for p in edits}.values():
             if before is not None:
-                _put(swap, before, _text_read, current, None, None, None)
+                _put(swap, before.module, _text_read, current, before, None, None)
         for path, edit in edits.items():
             edit.move_to(device, dtype)
             values = differences.on(path, device, dtype)
@@ -225,7 +247,7 @@ def _put(
     module: Any,
     forward: Any,
     current: EditedPass,
-    edit: GatedEdit | None,
+    edit: GatedEdit | Before,
     values: Tensor | None,
     keys: Tensor | None,
 ) -> None:

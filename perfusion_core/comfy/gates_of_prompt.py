@@ -18,8 +18,8 @@ from .encoding import encode
 from .inner_tokenizer import SPACES
 from .models import ComfyMismatch
 from .prompts import add_concepts
-from .protocols import BaseModel, Clip, Model
-from .tokenizers import clip_family, row_tokens, vectors_of
+from .protocols import BaseModel, Clip, Model, Tokenizer
+from .tokenizers import clip_family, texts_tokens, vectors_of
 
 AT_ONCE = 8  # chunks of a prompt, of 77 tokens each
 
@@ -144,8 +144,12 @@ def _blocks(clip: Clip, text: str) -> Iterator[Clip]:
 
 
 def _words(clip: Clip, text: str) -> list[list[str]]:
-    """Every token of a prompt as a user knows it, chunk by chunk, of the first text encoder."""
-    tokenizer, chunks = row_tokens(clip, clip.tokenize(text))
+    """Every token of a prompt as a user knows it, chunk by chunk, one for each row of the text."""
+    texts = [_words_of(*tokens) for tokens in texts_tokens(clip, clip.tokenize(text))]
+    return [[word for part in chunk for word in part] for chunk in zip(*texts, strict=True)]
+
+
+def _words_of(tokenizer: Tokenizer, chunks: list[list[Any]]) -> list[list[str]]:
     special: dict[Any, str] = {tokenizer.start_token: "<start>", tokenizer.end_token: "<end>"}
     found = iter(vectors_of(tokenizer).find(token for chunk in chunks for token, *_ in chunk))
 

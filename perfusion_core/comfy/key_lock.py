@@ -23,6 +23,8 @@ from .vectors import KnownVectors, Word
 # superclass twin [B, T, d].
 LOCKED_PROMPT = "perfusion_prompt"
 SUPERCLASS_PROMPT = "perfusion_superclass_prompt"
+# With the name of what an encoder gives beside the encoding: the same of the twin.
+SUPERCLASS_BESIDE = "perfusion_superclass_"
 # Entry of a pass's options: a tuple of `LockedPrompt`.
 LOCKED_PROMPTS = "perfusion_locked_prompts"
 
@@ -88,9 +90,16 @@ class TwinEncoding:
         # and so must not be held by what is remembered of it.
         own = output[0].detach()
         # A prompt without such a word is its own twin: its keys stay as they are.
-        superclass = self.encoder.encode_token_weights(twin)[0].detach() if replaced else own
+        other = self.encoder.encode_token_weights(twin) if replaced else output
+        superclass = other[0].detach() if replaced else own
         encoded_prompts.remember(output[0], LockedPrompt(own, superclass))
         beside = {LOCKED_PROMPT: own, SUPERCLASS_PROMPT: superclass}
+        if len(other) > 2:  # a second text has a twin as well
+            beside |= {
+                f"{SUPERCLASS_BESIDE}{name}": value.detach()
+                for name, value in other[2].items()
+                if isinstance(value, Tensor) and value.dim() == own.dim()
+            }
         return output[0], output[1], {**(output[2] if len(output) > 2 else {}), **beside}
 
     def _twin(self, tokens: Tokens) -> tuple[Tokens, int]:

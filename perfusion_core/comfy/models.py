@@ -17,6 +17,34 @@ class ComfyMismatch(ValueError):
 
 
 @dataclass(frozen=True)
+class Before:
+    """The part of a network that every row of the text passes through before the layers.
+
+    Attributes:
+        module: ComfyUI's.
+        network: that it is of.
+        family: which knows how the layers' context is made of what it gives.
+    """
+
+    module: Any
+    network: Any
+    family: ModelFamily
+
+    def text_of(self, context: Tensor, came: Tensor, gave: Tensor) -> Tensor | None:
+        """See `ModelFamily.text_of`."""
+        text: Tensor | None = self.family.text_of(self.network, context, came, gave)
+        return text
+
+    def context_of(
+        self, edited: Tensor, rows: Tensor, through: Any = None, context: Tensor | None = None
+    ) -> Tensor:
+        """See `ModelFamily.context_of`; through the module itself unless told."""
+        through = through or self.module
+        seen: Tensor = self.family.context_of(self.network, edited, rows, through, context)
+        return seen
+
+
+@dataclass(frozen=True)
 class Layer:
     """The key and value projections of one cross-attention layer.
 
@@ -24,14 +52,14 @@ class Layer:
         key, value: ComfyUI's modules; the very same where one projection gives both, keys first.
         text_width: d, what they take, or what is `before` them.
         out: width of the values.
-        before: ComfyUI's module that every row of the text passes through first; None for none.
+        before: what every row of the text passes through first; None for nothing.
     """
 
     key: Projection
     value: Projection
     text_width: int
     out: int
-    before: Any = None
+    before: Before | None = None
 
     @property
     def fused(self) -> bool:
@@ -54,10 +82,7 @@ class Layer:
 
     def seen(self, context: Tensor) -> Tensor:
         """What the projections are given of `context` [..., d]."""
-        if self.before is None:
-            return context
-        through: Tensor = self.before(context)
-        return through
+        return context if self.before is None else self.before.context_of(context, context)
 
     def part(self, kind: str, projected: Tensor) -> Tensor:
         """The keys or the values [..., out] in what their projection gave.
@@ -124,7 +149,9 @@ def layers_of(model: Model, family: ModelFamily) -> dict[str, Layer]:
 def network_layers(network: nn.Module, family: ModelFamily) -> dict[str, Layer]:
     """The cross-attention layers of a diffusion model by path, in the network's order."""
     where, layers = family.attention, {}
-    before = network.get_submodule(where.before) if where.before else None
+    before = None
+    if where.before:
+        before = Before(network.get_submodule(where.before), network, family)
     width = min(family.text_widths(network)) if where.before else 0
     for path, module in family.layer_modules(network).items():
         key, value = getattr(module, where.key), getattr(module, where.value)

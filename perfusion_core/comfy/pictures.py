@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..concept.placeholder import mentions, not_mentioned
 from ..method.batches import PictureGroup, TrainingError
-from ..method.sizes import bucket, cut_off, fit, whole_cells
+from ..method.sizes import CELL, bucket, cut_off, fit, whole_cells
 from .models import ComfyMismatch
 from .protocols import Vae
 
@@ -191,7 +191,7 @@ def _caption(text: str, placeholder: str) -> str:
 
 
 def bring_to_size(
-    pictures: Sequence[Picture], usual: int, resolution: int = 0
+    pictures: Sequence[Picture], usual: int, resolution: int = 0, cell: int = CELL
 ) -> tuple[list[Picture], str]:
     """Pictures at sizes to train at, and a line that says which.
 
@@ -200,6 +200,7 @@ def bring_to_size(
         resolution: the same, as the user wants it. 0: `usual`; but pictures that are all of one
             size of no larger area stay as they are, but for what the autoencoder has no whole cell
             for.
+        cell: side in pixels of what sizes are whole multiples of.
 
     Raises TrainingError for a mask with nothing in it, or with nothing left after cropping.
     """
@@ -207,7 +208,10 @@ def bring_to_size(
     alike = not resolution and not others and width * height <= usual**2
     sized, counts, most = [], dict[tuple[int, int], int](), 0.0
     for number, picture in enumerate(pictures, start=1):
-        size = whole_cells(*picture.size) if alike else bucket(*picture.size, resolution or usual)
+        if alike:
+            size = whole_cells(*picture.size, cell)
+        else:
+            size = bucket(*picture.size, resolution or usual, cell)
         most = max(most, cut_off(*picture.size, size))
         counts[size] = counts.get(size, 0) + 1
         mask = None if picture.mask is None else fit(picture.mask[None], size)[0]

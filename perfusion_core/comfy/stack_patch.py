@@ -93,7 +93,8 @@ class StackPatch:
         prompts = options.get(LOCKED_PROMPTS, ())
         if self.watched:
             text = args[3] if len(args) > 3 else kwargs.get("c_crossattn")
-            if torch.is_tensor(text):
+            # Of two texts this is the first alone.
+            if torch.is_tensor(text) and len(tensors.family.parts) == 1:
                 self.seen = SeenPass(
                     text.to(dtype), layers, edits, tensors.differences, tensors.keys, prompts
                 )
@@ -155,6 +156,7 @@ class StackPatch:
                 self.tensors.superclasses,
                 settings,
                 [entry.title for entry in self._entries],
+                self.tensors.family.parts,
             )
         return self._by_strengths[strengths]
 

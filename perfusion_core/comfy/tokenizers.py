@@ -64,6 +64,14 @@ def row_tokens(clip: Clip, tokens: Tokens) -> tuple[Tokenizer, list[list[Any]]]:
     return tokenizers[name], tokens[name.removeprefix("clip_")]
 
 
+def texts_tokens(clip: Clip, tokens: Tokens) -> list[tuple[Tokenizer, list[list[Any]]]]:
+    """The same for each of the texts that have places of their own, one after the other."""
+    tokenizers, family = tokenizers_of(clip), clip_family(clip)
+    if family is None or len(family.parts) == 1:
+        return [row_tokens(clip, tokens)]
+    return [(tokenizers[name], tokens[name.removeprefix("clip_")]) for name in family.encoders]
+
+
 def stock_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """The `SDTokenizer` that a copy of ours was made of; any other one itself."""
     return tokenizer.stock if isinstance(tokenizer, PlaceholderSDTokenizer) else tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ def conditions(
 ) -> dict[str, Any]:
     """ComfyUI's own keyword arguments of a forward pass over `noisy` [B, C, ..., H, W]."""
     height, width = (family.pixels * n for n in noisy.shape[-2:])
+    given = family.given(encoded.context, encoded.beside)
+    # A copy: some networks write their pads into it.
+    given["cross_attn"] = given["cross_attn"].clone()
     made = base.extra_conds(
-        cross_attn=encoded.context.to(noisy.device),
+        **{name: value.to(noisy.device) for name, value in given.items()},
         pooled_output=encoded.extra,
         noise=noisy,
         # For an inpainting model: nothing is there yet, all is to be painted.
@@ -35,6 +39,42 @@ def conditions(
         name: value.to(noisy.device) if torch.is_tensor(value) else value
         for name, value in arguments.items()
     }
+
+
+def batches_of_one_length(
+    family: ModelFamily, encoded: TrainingPrompts
+) -> list[tuple[list[int], TrainingPrompts]]:
+    """Prompts that can go through the network together, with their rows among all of them.
+
+    That is all at once, unless the network takes a row of zeros for a word.
+    """
+    every = list(range(len(encoded.context)))
+    if family.joins:
+        return [(every, encoded)]
+    words = encoded.context.detach().any(dim=-1).cpu()
+    lengths = [int(row.nonzero().max()) + 1 if bool(row.any()) else 1 for row in words]
+    found = []
+    for length in sorted(set(lengths)):
+        rows = [row for row in every if lengths[row] == length]
+        found.append((rows, _part(encoded, rows, length)))
+    return found
+
+
+def _part(encoded: TrainingPrompts, rows: Sequence[int], length: int) -> TrainingPrompts:
+    """Some rows of prompts of one length, without the zeros behind them."""
+    extra = encoded.extra
+    return TrainingPrompts(
+        rows_of(encoded.context[:, :length], rows),
+        rows_of(encoded.positions[:, :length], rows),
+        rows_of(extra, rows) if torch.is_tensor(extra) else extra,
+        {name: rows_of(value[:, :length], rows) for name, value in encoded.beside.items()},
+    )
+
+
+def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """`tensor[rows]`, whose gradient is added up in the same order every time."""
+    apart = tensor.unbind()
+    return torch.stack([apart[row] for row in rows])
 
 
 def transformer_options(model: Model) -> dict[str, Any]:

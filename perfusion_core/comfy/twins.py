@@ -21,7 +21,7 @@ from ..cache import BoundedCache
 from ..families import ModelFamily
 from ..method.edit import LockedPrompt
 from .encoding import adapt
-from .key_lock import LOCKED_PROMPTS, encoded_prompts, prompt_beside
+from .key_lock import LOCKED_PROMPTS, SUPERCLASS_BESIDE, encoded_prompts, prompt_beside
 from .protocols import BaseModel, Executor
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ class PromptCarrier:
             known = _resolved(cond, context, positive)
             if self._family.adapter:
                 known = self._adapted(known, cond, context, base, device)
+            elif len(self._family.parts) > 1:
+                known = self._joined(known, cond, context)
             self._resolved[context] = known
         return known
 
@@ -113,6 +115,24 @@ class PromptCarrier:
             return adapt(encoding, cond, self._family, base, device)
 
         prompts = [LockedPrompt(seen(p.context), seen(p.superclass)) for p in whole]
+        lost = len(whole) < len(known.prompts)
+        return _Resolved(tuple(prompts), known.problem or (_CHANGED if lost else ""))
+
+    def _joined(self, known: _Resolved, cond: Any, context: Tensor) -> _Resolved:
+        """The same with the second text, of prompts that are the whole of their context."""
+        whole = [p for p in known.prompts if p.context.shape == context.shape]
+        twin = {
+            name.removeprefix(SUPERCLASS_BESIDE): value
+            for name, value in cond.items()
+            if name.startswith(SUPERCLASS_BESIDE)
+        }
+        prompts = [
+            LockedPrompt(
+                self._family.joined(p.context, cond),
+                self._family.joined(p.superclass, {**cond, **twin}),
+            )
+            for p in whole
+        ]
         lost = len(whole) < len(known.prompts)
         return _Resolved(tuple(prompts), known.problem or (_CHANGED if lost else ""))
 

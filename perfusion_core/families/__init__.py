@@ -12,6 +12,9 @@ from .anima import ANIMA
 from .base import CrossAttention, ModelFamily, in_order
 from .cosmos import COSMOS2
 from .emoji import EMOJI
+from .hunyuan_dit import HUNYUAN_DIT
+from .ltxv import LTXV
+from .pixart import PIXART_ALPHA, PIXART_SIGMA
 from .refused import REFUSED, REFUSED_PARTS, Refusal
 from .unet import SD1, SD2, SDXL
 from .wan import WAN21, WAN22
@@ -40,5 +43,9 @@ def register(family: ModelFamily) -> None:
     _families[family.id] = family
 
 
-for _family in (SD1, SD2, SDXL, COSMOS2, ANIMA, WAN21, WAN22, EMOJI):
+for _family in (
+    *(SD1, SD2, SDXL, COSMOS2, ANIMA, WAN21, WAN22),
+    *(PIXART_ALPHA, PIXART_SIGMA, LTXV, HUNYUAN_DIT),
+    EMOJI,
+):
     register(_family)

@@ -23,6 +23,8 @@ class CrossAttention:
         heads: name of the layer's number of heads.
         bias: whether the projections add a bias.
         key_norm, query_norm: names of the norms that follow keys and queries; "" for none.
+        turned: name of the argument of the layer's forward by which queries are turned behind the
+            norm, pair by pair: cosines and sines [places, width of a head]; "" for none.
         before: the part of the network that every row of the text passes through, in the forward,
             before these layers; "" for none. The text is edited ahead of it.
         outside: first part of the paths that end like those of the layers and are not meant.
@@ -36,6 +38,7 @@ class CrossAttention:
     bias: bool = False
     key_norm: str = ""
     query_norm: str = ""
+    turned: str = ""
     before: str = ""
     outside: str = ""
 
@@ -66,8 +69,11 @@ class ModelFamily:
             all that backward needs: what gradient checkpointing runs again.
         kept: bytes that autograd keeps of a forward pass until backward, for each cell of the
             latents and each byte of the dtype, where attention is one kernel.
+        overwrites: whether these blocks write into what they are given first.
         context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
+        patch: side in cells of what the network takes for one place and has no half of; 1 where it
+            fills up what is missing.
         frames: whether latents have an axis of frames, [B, C, F, H, W]; a picture is one frame.
         prompt: how many tokens of a prompt the encoders run on, pads included, to count memory by.
         kept_text: bytes that autograd keeps of the text encoders, which run in fp32, for each
@@ -77,6 +83,12 @@ class ModelFamily:
         rows: name of the tokenizer whose tokens the rows of the context follow; "" for the first.
         adapter: the part of the MODEL's network that a whole prompt passes through, once, before it
             is the context of the layers; "" for none. `adapt` runs it.
+        beside: names of what the text encoders give beside an encoding and the network wants along
+            with it, such as a mask of the pads: tensors [B, T, ...].
+        mask: which of `beside` says of each row whether it is a word; "" where the network looks at
+            every row.
+        joins: whether rows of zeros make prompts equally long, to be a batch: the network leaves
+            pads out, or has them itself. Else every length is a batch of its own.
         captions: gives the captions that a covariance is estimated from when the user has none.
     """
 
@@ -88,14 +100,19 @@ class ModelFamily:
     attention: CrossAttention
     blocks: tuple[str, ...]
     kept: int
+    overwrites: bool = False
     context: str = "context"
     pixels: int = 8
+    patch: int = 1
     frames: bool = False
     prompt: int = 77
     kept_text: int = 80  # counted on CLIP-L: 78; those of SD 2 and SDXL keep less, 46
     ids: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
     adapter: str = ""
+    beside: tuple[str, ...] = ()
+    mask: str = ""
+    joins: bool = True
     captions: Callable[[], tuple[str, ...]] = ordinary_captions
 
     def __post_init__(self) -> None:
@@ -106,6 +123,17 @@ class ModelFamily:
     def context_width(self) -> int:
         """d: the width of the text encodings that reach the cross-attention layers."""
         return sum(self.encoders.values())
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Widths of the texts that have places of their own in the context, one after the other in
+        a row of it, of which all but one are zero; one width where all encoders share a place."""
+        return (self.context_width,)
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of what the sizes of pictures are whole multiples of."""
+        return self.pixels * self.patch
 
     @property
     def tokenizers(self) -> dict[str, int]:
@@ -128,6 +156,47 @@ class ModelFamily:
             beside: what else it gave, by ComfyUI's names.
         """
         return encoding
+
+    def joined(self, encoding: Any, beside: Mapping[str, Any]) -> Any:
+        """The text e [B, T, d] of prompts, as it is edited.
+
+        Args:
+            encoding: what ComfyUI says is the encoding [B, t, ...].
+            beside: what the text encoders gave beside it.
+        """
+        return encoding
+
+    def given(self, text: Any, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """What the network is given of texts that `joined` gave: ComfyUI's names -> tensors."""
+        return {**beside, "cross_attn": text}
+
+    def text_of(self, network: Any, context: Any, came: Any, gave: Any) -> Any:
+        """The text that a context of the layers was made of, ahead of what is `before` them.
+
+        Args:
+            network: a `diffusion_model` of ComfyUI's.
+            context: what the layers see, of any shape [..., T, width].
+            came: what came to the part before the layers [..., t, d] in this pass.
+            gave: what that part gave for it [..., t, width].
+
+        Returns e [..., T, d], with as many rows as `context` in its order, or None when that is not
+        made of this text.
+        """
+        alike = context.shape[-1] == gave.shape[-1] and context.numel() == gave.numel()
+        return came if alike else None
+
+    def context_of(
+        self, network: Any, edited: Any, rows: Any, through: Callable[[Any], Any], context: Any
+    ) -> Any:
+        """What the layers see [..., T, width] of an edited text [..., T, d].
+
+        Args:
+            edited: the text after the edit.
+            rows: the same before it: what `text_of` gave.
+            through: the part before the layers.
+            context: what the layers see of it without the edit; None where nobody knows.
+        """
+        return through(edited)
 
     def kept_by(self, network: Any) -> float:
         """`kept` of one network: models of a family may differ in size."""
@@ -165,6 +234,11 @@ class ModelFamily:
             if len(shape) == 2 and f".{name}".endswith(f".{end}") and self.has_part(name)
         }
         return widths == {self.context_width}
+
+    def widths_in_file(self, shapes: Mapping[str, tuple[int, ...]], end: str) -> set[int]:
+        """Widths that the matrices take whose names end so, in a checkpoint on disk."""
+        named = ((f".{name}", shape) for name, shape in shapes.items())
+        return {shape[1] for name, shape in named if name.endswith(f".{end}") and len(shape) == 2}
 
     def has_part(self, name: str) -> bool:
         """Whether a tensor of this name in a checkpoint on disk can be of such a network."""

@@ -100,15 +100,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         "Kandinsky5": Refusal(
             "its text passes through transformer blocks of its own before it reaches attention"
         ),
-        "PixArt": _later(
-            CrossAttention("cross_attn", "kv_linear", "kv_linear", bias=True, before="y_embedder")
-        ),
-        # It reads two encodings, one after the other; the first reaches the layers as it is.
-        "HunyuanDiT": _later(
-            CrossAttention(
-                "attn2", "kv_proj", "kv_proj", bias=True, key_norm="k_norm", before="mlp_t5"
-            )
-        ),
         "WAN21_CausalAR": _OF_WAN,
         "WAN21_Vace": _OF_WAN,
         "WAN21_Camera": _OF_WAN,
@@ -122,11 +113,6 @@ REFUSED: Mapping[str, Refusal] = MappingProxyType(
         # A block's second part; its first, for the picture alone, ends in "attn" as well.
         "CosmosVideo": _later(
             CrossAttention("blocks.1.block.attn", "to_k.0", "to_v.0", key_norm="to_k.1")
-        ),
-        "LTXV": _later(
-            CrossAttention(
-                "attn2", "to_k", "to_v", bias=True, key_norm="k_norm", before="caption_projection"
-            )
         ),
     }
 )

@@ -3,6 +3,11 @@
 Every row of UMT5's text passes through a small network (`text_embedding`) within the forward, which
 all layers share. What is edited is the text before it. A picture is a video of one frame: so Wan
 learns from pictures, and is sampled as video.
+
+The 14B of Wan 2.2 is two networks of one shape, for much noise and for little, and nothing in
+either says which it is. A concept of one fits both, with the keys and the superclass's values of
+each; the learned differences are those of the one that it was trained on. Two that were trained on
+one each with `embedding_rate` 0 share their word, so that either's CLIP serves both networks.
 """
 
 from __future__ import annotations

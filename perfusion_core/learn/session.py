@@ -95,7 +95,7 @@ def learn(
             "select is on, and so are snapshots, which do not hold what validation saw: a training "
             "that goes on from one could select another step. Set select to off."
         )
-    pictures, sizes = bring_to_size(pictures, family.resolution, plan.resolution)
+    pictures, sizes = bring_to_size(pictures, family.resolution, plan.resolution, family.cell)
     scorer = ClipScorer([p.pixels for p in pictures], plan.scorer) if plan.select else None
     preview = thumbnail(pictures[0].pixels)
     session = _Session(plan, progress, preview)

@@ -38,13 +38,16 @@ def own_words(similarity: Tensor) -> Tensor:
     return (similarity >= OWN_WORD) & most
 
 
-def word_attention(queries: Tensor, keys: Tensor, heads: int, words: Tensor) -> Tensor:
+def word_attention(
+    queries: Tensor, keys: Tensor, heads: int, words: Tensor, real: Tensor | None = None
+) -> Tensor:
     """The share of its attention, 0 to 1, that each place of a layer has for each concept's words.
 
     Args:
         queries: [R, Q, heads x width].
         keys: [R, T, heads x width].
         words: [R, T, J], true where a token is a concept's word.
+        real: [R, T], true where attention may look; None for everywhere.
 
     Returns [R, Q, J] in fp32: the mean over the heads of softmax(q k^T / sqrt(width)), summed over
     a concept's words.
@@ -53,9 +56,12 @@ def word_attention(queries: Tensor, keys: Tensor, heads: int, words: Tensor) -> 
     keys = rearrange(keys.float(), "r t (heads width) -> r heads width t", heads=heads)
     keys = keys * width**-0.5
     wanted = words.float()
+    if real is None:
+        real = torch.ones_like(words[..., 0], dtype=torch.bool)
+    hidden = keys.new_zeros(real.shape).masked_fill(~real, -torch.inf)[:, None, None]
     held = len(queries) * heads * keys.shape[-1]
     parts = [
-        (_by_head(part, heads) @ keys).softmax(dim=-1).mean(dim=1) @ wanted
+        (_by_head(part, heads) @ keys + hidden).softmax(dim=-1).mean(dim=1) @ wanted
         for part in torch.split(queries, max(1, MAX_WEIGHTS // held), dim=1)
     ]
     return torch.cat(parts, dim=1)

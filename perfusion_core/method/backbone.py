@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -21,13 +21,28 @@ class TrainingPrompts:
 
     Attributes:
         context: text encodings e [B, T, d].
-        positions: bool [B, T], true at the last vector of the placeholder: once in every row.
+        positions: bool [B, T], true at the last vector of the placeholder: once in every row, or
+            once in each text where there are two.
         extra: whatever else the model wants with these encodings (a pooled vector); opaque here.
+        beside: what else it wants of each prompt, by its own names: tensors [B, t, ...].
     """
 
     context: Tensor
     positions: Tensor
     extra: object = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def joined(rows: Sequence[Tensor]) -> Tensor:
+    """Tensors [B, t, ...] as one batch: with zeros behind the shorter ones, which are no words."""
+    length = max(row.shape[1] for row in rows)
+    return torch.cat([_longer(row, length) for row in rows])
+
+
+def _longer(rows: Tensor, length: int) -> Tensor:
+    missing = length - rows.shape[1]
+    none = rows.new_zeros(len(rows), missing, *rows.shape[2:])
+    return torch.cat([rows, none], dim=1) if missing else rows
 
 
 class Backbone(Protocol):

@@ -103,6 +103,8 @@ class GatedEdit:
         superclasses: p [J, d].
         settings: one per concept.
         names: what to call the concepts in a warning.
+        parts: widths of the texts that lie side by side in a row [d] of a context, of which all but
+            one are zero: each has coordinates of its own. None for one text.
 
     Gates and J x J algebra are computed in fp32 at least, under autocast as well. Differentiable in
     the context and in `superclasses`. Raises ValueError when shapes disagree.
@@ -115,6 +117,7 @@ class GatedEdit:
         superclasses: Tensor,
         settings: Sequence[ConceptSettings],
         names: Sequence[str] | None = None,
+        parts: Sequence[int] | None = None,
     ) -> None:
         shapes = [tuple(t.shape) for t in (target_inputs, whitened, superclasses)]
         count = len(settings)
@@ -128,6 +131,7 @@ class GatedEdit:
         self.superclasses = superclasses
         self.settings = tuple(settings)
         self.names = tuple(names) if names is not None else tuple(f"#{j + 1}" for j in range(count))
+        self.parts = tuple(parts) if parts is not None else (shapes[0][1],)
         self._moved: dict[tuple[torch.device, torch.dtype], _Tensors] = {}
         # Whether any concept has a strength above 0; if not, nothing is to be patched.
         self.active = any(s.strength > 0 for s in self.settings)
@@ -142,7 +146,9 @@ class GatedEdit:
         settings = [
             replace(s, strength=0.0) if s.key_lock is KeyLock.GLOBAL else s for s in self.settings
         ]
-        return GatedEdit(self.target_inputs, self.whitened, self.superclasses, settings, self.names)
+        return GatedEdit(
+            self.target_inputs, self.whitened, self.superclasses, settings, self.names, self.parts
+        )
 
     def similarity(self, context: Tensor) -> Tensor:
         """s [..., T, J] of a context [..., T, d]: 1 at the target input, 0 at the others'."""
@@ -249,11 +255,18 @@ class GatedEdit:
             return torch.tensor(values, device=device, dtype=dtype)
 
         inputs, whitened = self.target_inputs.double(), self.whitened.double()
-        gram = whitened.detach() @ inputs.detach().T
         strengths = [s.strength for s in self.settings]
+        by_part, similar, first = [], [], 0
+        for width in self.parts:
+            inside = torch.zeros_like(whitened)
+            inside[:, first : first + width] = whitened[:, first : first + width]
+            gram = inside.detach() @ inputs.detach().T
+            by_part.append(inside)
+            similar.append(similarity_matrix(gram, strengths, self.names).T)
+            first += width
         return _Tensors(
-            whitened=moved(whitened),
-            similar=moved(similarity_matrix(gram, strengths, self.names).T),
+            whitened=moved(torch.cat(by_part)),
+            similar=moved(torch.cat(similar)),
             moves=moved(torch.cat([-inputs, self.superclasses.cpu().double()])),
             biases=row("bias"),
             temperatures=row("temperature"),
@@ -265,7 +278,10 @@ class GatedEdit:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """u [J, d], S^T [J, J], -i over p [2 J, d], sliders [J], the global lock's strength."""
+    """u [P J, d], S^T [P J, J], -i over p [2 J, d], sliders [J], the global lock's strength.
+
+    P parts of a row: u has zeros outside of its own.
+    """
 
     whitened: Tensor
     similar: Tensor

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .backbone import Backbone, TrainingPrompts
+from .backbone import Backbone, TrainingPrompts, joined
 
 
 class FixedPrompts:
@@ -31,28 +31,27 @@ class FixedPrompts:
         with torch.no_grad():
             for prompt in dict.fromkeys(prompts):
                 one = backbone.encode([prompt], placeholder, embeddings, superclass)
+                cpu = torch.device("cpu")
                 self._encoded[prompt] = TrainingPrompts(
-                    one.context.cpu(), one.positions.cpu(), _moved(one.extra, torch.device("cpu"))
+                    one.context.cpu(),
+                    one.positions.cpu(),
+                    _moved(one.extra, cpu),
+                    {name: value.cpu() for name, value in one.beside.items()},
                 )
 
     def of(self, prompts: Sequence[str]) -> TrainingPrompts:
         """As `Backbone.encode` gives them, on its device."""
         rows = [self._encoded[prompt] for prompt in prompts]
-        length = max(row.context.shape[1] for row in rows)
-        # Rows of zeros are no words.
-        context = [_longer(row.context, length) for row in rows]
-        positions = [_longer(row.positions[..., None], length)[..., 0] for row in rows]
         extras = [row.extra for row in rows if torch.is_tensor(row.extra)]
         return TrainingPrompts(
-            torch.cat(context).to(self._device),
-            torch.cat(positions).to(self._device),
+            joined([row.context for row in rows]).to(self._device),
+            joined([row.positions for row in rows]).to(self._device),
             _moved(torch.cat(extras), self._device) if extras else rows[0].extra,
+            {
+                name: joined([row.beside[name] for row in rows]).to(self._device)
+                for name in rows[0].beside
+            },
         )
-
-
-def _longer(rows: Tensor, length: int) -> Tensor:
-    """[B, t, d] with zeros up to [B, length, d]."""
-    return torch.nn.functional.pad(rows, (0, 0, 0, length - rows.shape[1]))
 
 
 def _moved(extra: object, device: torch.device) -> object:

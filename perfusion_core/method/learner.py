@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from ..concept.concept import Concept
+from ..families import FAMILIES
 from .backbone import Backbone, TrainingPrompts
 from .batches import Batch, TrainingError
 from .covariance import Covariance
@@ -181,12 +182,14 @@ class Learner:
         )
 
     def _edit(self) -> GatedEdit:
+        family = FAMILIES.get(self.backbone.family)
         return GatedEdit(
             target_inputs=self.target_input[None],
             whitened=self.covariance.whiten(self.target_input)[None],
             superclasses=self.superclass_encoding[None],
             settings=[self.settings.gate],
             names=[self.placeholder],
+            parts=None if family is None else family.parts,
         )
 
 
@@ -227,5 +230,9 @@ class _Differences:
 
 
 def _encoding(encoded: TrainingPrompts) -> Tensor:
-    """The mean encoding [d] of the placeholder over a batch, in float64 on the CPU."""
-    return encoded.context.detach()[encoded.positions].mean(dim=0).cpu().double()
+    """The mean encoding [d] of the placeholder over a batch, in float64 on the CPU.
+
+    Where two texts lie side by side, a prompt has it twice, each time in one part of the row.
+    """
+    found = encoded.context.detach()[encoded.positions]
+    return found.mean(dim=0).cpu().double() * (len(found) / len(encoded.context))

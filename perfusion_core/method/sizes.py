@@ -8,17 +8,17 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-# Every family here has latents of one value for 8 x 8 pixels.
-LATENT_CELL = 8
+# Side in pixels of what most models have whole cells of: latents of one value for 8 x 8 pixels.
+CELL = 8
 
 
-def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
+def bucket(width: int, height: int, resolution: int, cell: int = CELL) -> tuple[int, int]:
     """The size (width, height) to train a picture at: its shape, about `resolution` squared large.
 
-    Sides are multiples of an eighth of the resolution, at most of 64 pixels, so that pictures of
-    nearly one shape share a size, and at most four times as long as wide.
+    Sides are multiples of an eighth of the resolution, at most of 64 pixels, and of `cell`, so that
+    pictures of nearly one shape share a size, and at most four times as long as wide.
     """
-    step = max(LATENT_CELL, min(64, resolution // 8 // LATENT_CELL * LATENT_CELL))
+    step = max(cell, min(64, resolution // 8) // cell * cell)
     aspect = min(max(width / height, 1 / 4), 4.0)
 
     def side(length: float) -> int:
@@ -27,12 +27,9 @@ def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
     return side(resolution * math.sqrt(aspect)), side(resolution / math.sqrt(aspect))
 
 
-def whole_cells(width: int, height: int) -> tuple[int, int]:
-    """The largest size within (width, height) that the autoencoder has whole cells for."""
-    return (
-        max(LATENT_CELL, width // LATENT_CELL * LATENT_CELL),
-        max(LATENT_CELL, height // LATENT_CELL * LATENT_CELL),
-    )
+def whole_cells(width: int, height: int, cell: int = CELL) -> tuple[int, int]:
+    """The largest size within (width, height) of whole cells of `cell` pixels."""
+    return max(cell, width // cell * cell), max(cell, height // cell * cell)
 
 
 def fit(picture: Tensor, size: tuple[int, int]) -> Tensor:

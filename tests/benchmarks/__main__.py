@@ -20,7 +20,7 @@ from tools.inprocess import open_modules
 from tools.locate import ROOT, ComfyInstall
 from tools.ready import ready_comfyui
 
-PARTS = ("projections", "steps", "slider", "concepts", "page", "training")
+PARTS = ("projections", "steps", "slider", "concepts", "page", "training", "anima")
 THREADS = 2
 
 
@@ -41,7 +41,7 @@ def results(options: argparse.Namespace, comfyui: ComfyInstall, base: Path) -> I
 
     from perfusion_core.method.training_settings import TrainingSettings
 
-    from . import concepts, page, projections, slider, steps, training
+    from . import anima, concepts, page, projections, slider, steps, training
 
     torch.set_num_threads(THREADS)  # after the imports: the tests' helpers set it too
     torch.manual_seed(0)
@@ -67,6 +67,8 @@ def results(options: argparse.Namespace, comfyui: ComfyInstall, base: Path) -> I
             sd15 = partial(training.sd15_setting, 256, size)
             told = f"SD15 at true size, 256 px, fp32, batch {size}"
             yield from training.measure(sd15, "_sd15", told, runs(3, 1))
+    if "anima" in parts:
+        yield from anima.measure(256 if quick else 512, runs(7, 1))
     if "steps" in parts:
         sizes = (256,) if quick else (256, 512)
         yield from steps.measure("SD15", "sd15_step_{size}", sizes, (1, 16), runs(7, 1))

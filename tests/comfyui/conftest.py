@@ -137,7 +137,7 @@ def pot(model: Any, clip: Any) -> Any:
 # Small transformers of ComfyUI's own classes, one after the other.
 
 
-@pytest.fixture(scope="module", params=["COSMOS", "ANIMA", "WAN"])
+@pytest.fixture(scope="module", params=["COSMOS", "ANIMA", "WAN", "PIXART", "LTX", "HUNYUAN"])
 def dit(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A family of transformers at small widths, which the pack knows meanwhile."""
     import tiny_dits

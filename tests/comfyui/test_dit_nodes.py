@@ -10,7 +10,7 @@ import nodes as comfy_nodes
 import pytest
 import torch
 from dit_work import PROMPT
-from tiny_dits import WIDTH, TinyDit, TinyVideoVae
+from tiny_dits import TinyDit, TinyVae
 from tiny_models import patched_modules
 
 
@@ -21,8 +21,9 @@ def known_to_the_pack(
     """The same small family, of the pack as ComfyUI imports it; and few steps of sampling."""
     families = core("families")
     true = families.FAMILIES[dit.family.id.removeprefix("tiny_")]
-    encoders = dict.fromkeys(true.encoders, WIDTH)
-    families.register(replace(true, id=dit.family.id, encoders=encoders, resolution=64))
+    small = dit.family
+    changes = {"encoders": dict(small.encoders), "resolution": small.resolution}
+    families.register(replace(true, id=small.id, **changes))
     monkeypatch.setattr(core("comfy.painter"), "STEPS", 2)
     yield
     del families._families[dit.family.id]
@@ -39,6 +40,7 @@ def run(node: Any, listed: bool = False, **given: Any) -> tuple[Any, ...]:
 def test_the_nodes_work_from_pictures_to_a_sweep(
     dit: TinyDit, dit_model: Any, dit_clip: Any, nodes: dict[str, Any]
 ) -> None:
+    pixels = dit.side * dit.family.pixels
     (covariance,) = run(
         nodes["PerfusionCovariance"],
         listed=True,
@@ -52,8 +54,8 @@ def test_the_nodes_work_from_pictures_to_a_sweep(
         listed=True,
         model=dit_model,
         clip=dit_clip,
-        vae=TinyVideoVae(),
-        images=torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0)),
+        vae=TinyVae(dit),
+        images=torch.rand(3, pixels, pixels, 3, generator=torch.Generator().manual_seed(0)),
         placeholder="teddy*",
         superclass="teddy",
         steps=2,
@@ -77,10 +79,10 @@ def test_the_nodes_work_from_pictures_to_a_sweep(
     grid, cells = run(
         nodes["PerfusionSweep"],
         model=on,
-        vae=TinyVideoVae(),
+        vae=TinyVae(dit),
         positive=texts[0],
         negative=texts[1],
-        latent_image={"samples": torch.zeros(1, 16, 1, 8, 8)},
+        latent_image={"samples": torch.zeros(dit.shape())},
         biases="0.2, 0.6",
         temperatures="0.15",
         seed=1,
@@ -89,12 +91,13 @@ def test_the_nodes_work_from_pictures_to_a_sweep(
         sampler_name="euler",
         scheduler="normal",
     )
-    assert cells.shape == (2, 64, 64, 3)
+    assert cells.shape == (2, pixels, pixels, 3)
     assert grid.shape[-1] == 3
 
-    for frames in (1, 3):
-        latent = {"samples": torch.randn(1, 16, frames, 8, 8)}
-        pictures = torch.rand(4 * frames - 3, 64, 64, 3)  # as many as ComfyUI's VAE makes of it
+    for frames in (1, 3) if dit.family.frames else (1,):
+        latent = {"samples": torch.randn(dit.shape(1, frames))}
+        # As many as ComfyUI's VAE makes of it.
+        pictures = torch.rand(4 * frames - 3, pixels, pixels, 3)
         strip, masks, _ = run(
             nodes["PerfusionAttentionMap"],
             model=on,

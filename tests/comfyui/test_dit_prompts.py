@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from dit_work import PROMPT, learned, sampled
-from projections import tapped
-from tiny_dits import WIDTH, TinyDit
+from projections import Projected, tapped
+from tiny_dits import TinyDit
 
 from perfusion_core.comfy.backbone import training_backbone
 from perfusion_core.comfy.clip_covariance import covariance_of
@@ -103,22 +103,42 @@ def test_positions_are_the_rows_of_the_placeholder_in_prompts_of_any_length(
     with torch.no_grad():
         together = encode(clip, prompts, base=dit_model.model)
         apart = [encode(clip, [prompt], base=dit_model.model) for prompt in prompts]
-    assert together.context.shape == (len(prompts), 512, WIDTH)
-    count = vectors
+    longest = max(one.context.shape[1] for one in apart)
+    assert together.context.shape == (
+        len(prompts),
+        dit.rows or longest,
+        dit.family.context_width,
+    )
+    count = vectors * len(dit.family.parts)
     if dit.family.ids:
         count = len(word_tokens(tokenizers_of(dit_clip)["t5xxl"], "teddy"))
     assert together.vectors.sum(dim=1).tolist() == [count] * len(prompts)
     for row, one in enumerate(apart):
-        assert torch.allclose(together.context[row], one.context[0], atol=1e-5)
-        assert torch.equal(together.vectors[row], one.vectors[0])
+        length = one.context.shape[1]
+        assert torch.allclose(together.context[row, :length], one.context[0], atol=1e-5)
+        assert torch.equal(together.vectors[row, :length], one.vectors[0])
+        assert not bool(together.context[row, length:].any())
         tokens = row_tokens(clip, clip.tokenize(prompts[row]))[1][0]
         first = next(n for n, (t, *_) in enumerate(tokens) if is_vector(t) or _marked(t))
         assert int(one.vectors[0].int().argmax()) == first
+    if dit.family.mask:  # the network does not look past a prompt's end
+        assert torch.equal(together.beside[dit.family.mask] > 0, together.mask)
+        return
     # What is past a prompt's end is zero, and counts as no token.
     zero = ~together.context.any(dim=-1)
     assert bool(zero.any())
     assert not bool((together.mask & zero).any())
     assert bool((together.mask | zero).all())
+
+
+def as_rows(p: Projected, expected: torch.Tensor) -> torch.Tensor:
+    """The context of a call, a prompt a row: in some networks they lie one after the other."""
+    whole = p.context.numel() % expected.numel() == 0
+    rows = p.context.reshape(-1, *expected.shape) if whole else p.context
+    pads = ~expected.any(dim=-1)  # where there are others than zero, they are not the text's
+    if bool(pads.any()) and rows.shape[1:] == expected.shape:
+        rows = rows.masked_fill(pads[:, None], 0)
+    return rows
 
 
 def test_the_layers_see_what_the_encoding_says_bit_for_bit(
@@ -128,16 +148,19 @@ def test_the_layers_see_what_the_encoding_says_bit_for_bit(
     clip = add_concepts(dit_clip, [concept])
     with torch.inference_mode():
         layer = next(iter(layers_of(dit_model, dit.family).values()))
-        expected = layer.seen(encode(clip, [PROMPT], base=dit_model.model).context)[0]
+        text = encode(clip, [PROMPT], base=dit_model.model).context
+        expected = layer.seen(text)[0]
+        if len(dit.family.parts) > 1:  # its pads are learned ones
+            expected = expected * text[0].any(dim=-1, keepdim=True)
     with tapped(dit_model) as seen:
         sampled(dit_model, clip, steps=1)
     exact = torch.equal if layer.before is None else torch.allclose
-    assert any(exact(row, expected) for p in seen for row in p.context)
+    assert any(exact(row, expected) for p in seen for row in as_rows(p, expected))
     # And with a concept on the model: the edit works on it.
     on = apply_stack(dit_model, [recommended(concept)])
     with tapped(on) as seen:
         sampled(on, clip, steps=1)
-    assert any(exact(row, expected) for p in seen for row in p.context)
+    assert any(exact(row, expected) for p in seen for row in as_rows(p, expected))
 
 
 def test_the_covariance_is_of_words_as_the_layers_see_them(
@@ -169,7 +192,7 @@ def test_a_training_sees_the_same_context_and_its_positions(
 ) -> None:
     with (
         torch.inference_mode(),
-        training_backbone(dit_model, dit_clip, (1, 16, 1, 8, 8)) as backbone,
+        training_backbone(dit_model, dit_clip, dit.shape()) as backbone,
     ):
         word = backbone.superclass_embeddings("teddy")
         found = backbone.encode([PROMPT], "teddy*", word, "teddy")
@@ -177,5 +200,5 @@ def test_a_training_sees_the_same_context_and_its_positions(
         stock = encode(dit_clip, [PROMPT.replace("*", "")], base=dit_model.model)
     # With the superclass's own vectors, the placeholder is the superclass.
     assert torch.allclose(found.context, stock.context, atol=1e-6)
-    assert found.positions.sum(dim=1).tolist() == [1]
+    assert found.positions.sum(dim=1).tolist() == [len(dit.family.parts)]
     assert bool(found.context[found.positions].any())

@@ -117,6 +117,12 @@ def test_layers_numbers_and_bytes_of_a_concept(
         ("WAN21_T2V", True, 40, 5120, 4096),
         ("WAN21_I2V", False, 40, 5120, 4096),
         ("WAN22_T2V", False, 30, 3072, 4096),
+        ("LTXV", False, 28, 2048, 4096),
+        ("LTXV", True, 48, 4096, 4096),
+        ("HunyuanDiT", False, 40, 1408, 3072),
+        ("HunyuanDiT1", False, 40, 1408, 3072),
+        ("PixArtAlpha", False, 28, 1152, 4096),
+        ("PixArtSigma", False, 28, 1152, 4096),
     ],
 )
 def test_concepts_of_transformers_fit_their_true_layers(
@@ -127,7 +133,9 @@ def test_concepts_of_transformers_fit_their_true_layers(
     model = true_model(name, **(LARGE[name] if large else {}))
     family = detect_family(model)
     assert family.id == FITS[name]
-    assert outs(model) == {f"blocks.{n}.cross_attn": out for n in range(layers)}
+    stem = "transformer_blocks" if name == "LTXV" else "blocks"
+    paths = [f"{stem}.{n}.{family.attention.layer}" for n in range(layers)]
+    assert outs(model) == dict.fromkeys(paths, out)
     assert {layer.text_width for layer in layers_of(model, family).values()} == {width}
     assert family.context_width == width
     concept = random_concept(family, outs(model))

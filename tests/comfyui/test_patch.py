@@ -333,7 +333,7 @@ def test_an_unknown_width_is_refused() -> None:
         ("SDXLRefiner", "only one of SDXL's two text encoders"),
         ("SV3D_u", "pictures"),
         ("WAN21_Vace", "its network is derived of Wan's"),
-        ("PixArt", "not support it yet"),
+        ("CosmosVideo", "not support it yet"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_by_name_and_reason(name: str, reason: str) -> None:

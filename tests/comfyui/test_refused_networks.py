@@ -26,6 +26,9 @@ from torch import Tensor, nn
 from perfusion_core.families import REFUSED, CrossAttention
 from perfusion_core.families.anima import ANIMA
 from perfusion_core.families.cosmos import COSMOS2
+from perfusion_core.families.hunyuan_dit import HUNYUAN_DIT
+from perfusion_core.families.ltxv import LTXV
+from perfusion_core.families.pixart import PIXART_ALPHA
 from perfusion_core.families.wan import WAN21
 
 TEXT, TOKENS, BLOCKS = 24, 7, 2  # a text width that no other part of these networks has
@@ -204,6 +207,9 @@ WAYS = {
     **LATER,
     "CosmosPredict2": COSMOS2.attention,
     "WAN21": WAN21.attention,
+    "PixArt": PIXART_ALPHA.attention,
+    "LTXV": LTXV.attention,
+    "HunyuanDiT": HUNYUAN_DIT.attention,
     "Anima": replace(ANIMA.attention, before=ANIMA.adapter),
 }
 
@@ -271,9 +277,9 @@ def test_the_text_takes_the_way_that_the_table_says(name: str) -> None:
             assert not torch.allclose(after, normed)
 
 
-@pytest.mark.parametrize("name", [name for name, where in LATER.items() if where.fused])
+@pytest.mark.parametrize("name", [name for name, where in WAYS.items() if where.fused])
 def test_the_first_half_of_a_fused_projection_is_the_keys(name: str) -> None:
-    where, small = LATER[name], SMALL[name]
+    where, small = WAYS[name], SMALL[name]
 
     def depends_on_the_text(silent: slice) -> bool:
         network = small.network()

@@ -146,6 +146,27 @@ _WAN: dict[str, Any] = {
     "cross_attn_norm": True,
     "eps": 1e-6,
 }
+_PIXART: dict[str, Any] = {
+    "image_model": "pixart_alpha",
+    "hidden_size": 1152,
+    "depth": 28,
+    "num_heads": 16,
+    "in_channels": 4,
+    "patch_size": 2,
+    "micro_condition": True,
+}
+_LTXV: dict[str, Any] = {
+    "image_model": "ltxv",
+    "num_layers": 28,
+    "attention_head_dim": 64,
+    "cross_attention_dim": 2048,
+}
+_HUNYUAN_DIT: dict[str, Any] = {
+    "image_model": "hydit",
+    "depth": 40,
+    "hidden_size": 1408,
+    "mlp_ratio": 4.3637,
+}
 _WAN_14B = {**_WAN, "dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 _WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_dim": 48}
 
@@ -153,6 +174,7 @@ _WAN_5B = {"dim": 3072, "ffn_dim": 14336, "num_heads": 24, "in_dim": 48, "out_di
 LARGE: Mapping[str, Mapping[str, Any]] = {
     "CosmosT2IPredict2": {"model_channels": 5120, "num_blocks": 36, "num_heads": 40},
     "WAN21_T2V": _WAN_14B,
+    "LTXV": {"num_layers": 48, "attention_head_dim": 128, "cross_attention_dim": 4096},
 }
 
 # The same of transformers; those that this ComfyUI has.
@@ -166,6 +188,16 @@ TRANSFORMERS: Mapping[str, Mapping[str, Any]] = {
         "WAN21_I2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 36},
         "WAN21_FunControl2V": {**_WAN_14B, "model_type": "i2v", "in_dim": 48},
         "WAN22_T2V": {**_WAN, **_WAN_5B},
+        "LTXV": _LTXV,
+        "HunyuanDiT": _HUNYUAN_DIT,
+        "HunyuanDiT1": {
+            **_HUNYUAN_DIT,
+            "image_model": "hydit1",
+            "size_cond": True,
+            "use_style_cond": True,
+        },
+        "PixArtAlpha": _PIXART,
+        "PixArtSigma": {**_PIXART, "image_model": "pixart_sigma", "micro_condition": False},
     }.items()
     if hasattr(comfy.supported_models, name)
 }

@@ -27,6 +27,15 @@ def test_a_bucket_has_the_pictures_shape_and_the_wanted_area(
     assert bucket(*size, resolution) == expected
 
 
+@pytest.mark.parametrize("cell", [16, 32])
+def test_a_model_of_larger_cells_gets_whole_ones(cell: int) -> None:
+    assert whole_cells(1000, 1000, cell) == (992, 992)
+    assert whole_cells(5, 40, cell) == (cell, 40 // cell * cell)
+    for size in ((1000, 750), (720, 1280), (333, 1000)):
+        for resolution in (64, 200, 512, 960):
+            assert {side % cell for side in bucket(*size, resolution, cell)} == {0}
+
+
 def test_nearly_one_shape_is_one_size() -> None:
     assert len({bucket(1000 + n, 750, 512) for n in range(0, 60, 10)}) == 1
 
