@@ -148,5 +148,6 @@ def test_the_widths_of_the_families_are_those_of_their_models() -> None:
     assert widths == {
         **{"sd1": 768, "sd2": 1024, "sdxl": 2048, "emoji": 192},
         **{"cosmos2": 1024, "anima": 1024, "wan21": 4096, "wan22_5b": 4096},
+        **{"pixart_alpha": 4096, "pixart_sigma": 4096, "ltxv": 4096, "hunyuan_dit": 1024 + 2048},
     }
     assert list(FAMILIES["sdxl"].encoders) == ["clip_l", "clip_g"]  # the order in the context

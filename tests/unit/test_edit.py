@@ -624,3 +624,19 @@ def test_the_global_lock_works_in_half_precision_and_follows_the_strongest() -> 
     assert torch.equal(prepared.keys, twin.float().half())
     off = world.edit(locked(0.0), ConceptSettings(0.5, 0.15))
     assert torch.equal(off.prepare(context, [half]).keys, off.prepare(context).context)
+
+
+def test_texts_side_by_side_have_coordinates_of_their_own() -> None:
+    """The coordinate of a row is that of its own part, whatever the other part holds."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, superclasses = torch.randn(2, 2, 10, generator=generator).double()
+    pair = [ConceptSettings(), ConceptSettings()]
+    both = GatedEdit(inputs, inputs, superclasses, pair, parts=(6, 4))
+    for part in (slice(0, 6), slice(6, 10)):
+        alone = GatedEdit(inputs[:, part], inputs[:, part], superclasses[:, part], pair)
+        text = torch.randn(5, 10, generator=generator).double()
+        row = torch.zeros_like(text)
+        row[:, part] = text[:, part]
+        assert torch.allclose(both.similarity(row), alone.similarity(text[:, part]))
+        found = both.prepare(row).context[:, part]
+        assert torch.allclose(found, alone.prepare(text[:, part]).context)
