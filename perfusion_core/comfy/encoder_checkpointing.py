@@ -35,7 +35,7 @@ def all_checkpointed(encoder: Any) -> bool:
     tables = [p for p in encoder.modules() if isinstance(p, nn.Embedding)]
     outside = sum(p.numel() for p in encoder.parameters()) - inside
     outside -= sum(p.numel() for table in tables for p in table.parameters())
-    return 10 * outside < inside
+    return bool(10 * outside < inside)
 
 
 @contextmanager
