@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from tools.locate import ROOT, ComfyInstall
-from tools.server import FOLDERS
+from tools.locate import FOLDERS, ROOT, ComfyInstall
 
 PACK_MODULE = "comfyui_perfusion"
 

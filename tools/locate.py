@@ -13,6 +13,8 @@ from tools.steps import SetupError, fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "comfyui-perfusion"
+# Of a base directory of ComfyUI.
+FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 
 
 @dataclass(frozen=True)

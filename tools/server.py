@@ -20,12 +20,11 @@ from typing import IO
 
 from tools.client import ComfyClient, ComfyError
 from tools.console import words_of
-from tools.locate import PACK_NAME, ROOT, ComfyInstall
+from tools.locate import FOLDERS, PACK_NAME, ROOT, ComfyInstall
 from tools.steps import say
 
 # This checkout's own, also where a linked worktree shares what set-up made.
 DEFAULT_BASE = ROOT / ".comfyui" / "base"
-FOLDERS = ("custom_nodes", "input", "models", "output", "temp", "user")
 
 
 @dataclass

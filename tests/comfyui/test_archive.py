@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -36,13 +37,24 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_only_we_need_stays_behind(unpacked: Path) -> None:
     there = {path.name for path in unpacked.iterdir()}
-    assert not there & {"tests", "fleet", "lab", "tools", "docs", ".ci", "Makefile"}
+    assert not there & {"tests", "lab", "docs", ".ci", "Makefile"}
     assert there >= {
-        "__init__.py", "LICENSE", "README.md", "demo", "js", "locales", "nodes", "perfusion_core",
+        "__init__.py", "LICENSE", "README.md", "demo", "fleet", "js", "locales", "nodes", "perfusion_core",
         "pyproject.toml", "requirements.txt", "subgraphs", "workflows",
     }  # fmt: skip
     size = sum(path.stat().st_size for path in unpacked.rglob("*") if path.is_file())
     assert size < 34_000_000  # of which the demo model's weights are 30
+
+
+def test_the_fleet_starts_from_it_wherever_python_looks_for_modules(unpacked: Path) -> None:
+    # As ComfyUI's embedded Python does: -I leaves out the folder that it is started in.
+    for words in (["-I", str(unpacked / "fleet")], ["-m", "fleet"]):
+        started = subprocess.run(
+            [sys.executable, *words, "report", "--help"],
+            cwd=unpacked, capture_output=True, encoding="utf-8", check=False,
+        )  # fmt: skip
+        assert started.returncode == 0, started.stderr
+        assert "--second" in started.stdout
 
 
 @pytest.mark.slow

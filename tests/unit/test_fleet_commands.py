@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import fleet.__main__ as command
+import fleet.commands as command
 from fleet.errors import FleetError
 from fleet.jobs import jobs_of, training_settings
 from fleet.ledger import Ledger
@@ -93,7 +93,10 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_python_without_torch_hands_over_to_comfyuis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    repo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr(command, "_has_comfyuis_packages", lambda: False)
@@ -106,7 +109,7 @@ def test_a_python_without_torch_hands_over_to_comfyuis(
     python.parent.mkdir()
     python.write_text("")
     assert command.main(["train", "a b.toml"]) == 3
-    assert called == [[python, "-m", "fleet", "train", "a b.toml"]]
+    assert called == [[python, str(repo / "fleet"), "train", "a b.toml"]]
 
 
 def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
