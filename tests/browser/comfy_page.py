@@ -60,6 +60,9 @@ ABSENT_BY_DESIGN = re.compile(
     r"/user\.css$|/userdata[/?]|/docs/\w+/[\w-]+\.md$|/templates/(fuse_options|index_logo)\.json$"
     # The newest frontend asks for the jobs and for the blueprints of a ComfyUI that is older.
     r"|/api/jobs\?|/api/global_subgraphs$"
+    # What the example graphs for Anima and Wan name, and the servers here have not.
+    r"|/perfusion/concept\?file=(girl_anima|boy_anima|teddy_wan)\.safetensors$"
+    r"|/perfusion/family\?folder=diffusion_models&name=(anima|wan)"
 )
 
 # Errors in the console that the frontends have without any pack. The servers here tell the browser

@@ -83,7 +83,8 @@ def give_pictures(server: RunningServer) -> None:
         shutil.copy(picture, server.input)
     # The graphs for real models name pictures of the user's own.
     for picture in PICTURES.glob("berry/berry_*.png"):
-        shutil.copy(picture, server.input / picture.name.replace("berry", "my_teddy"))
+        for named in ("my_teddy", "my_girl"):
+            shutil.copy(picture, server.input / picture.name.replace("berry", named))
 
 
 def example_concepts(server: RunningServer, steps: int | None = 2) -> RunningServer:

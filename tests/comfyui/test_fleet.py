@@ -114,10 +114,16 @@ def results(ledger: Path) -> dict[str, bytes]:
 
 def of_node(nodes: dict[str, Any], folder: Path) -> Any:
     """What the training node learns of the same pictures with the same settings and seed."""
+    import folder_paths
     import nodes as comfyui  # ComfyUI's
 
-    load, inputs = comfyui.LoadImage(), folder / "Bilder" / "berry ü"
-    images = [load.load_image(str(path))[0] for path in sorted(inputs.glob("*.png"))]
+    load, pictures = comfyui.LoadImage(), folder / "Bilder" / "berry ü"
+    usual = folder_paths.get_input_directory()
+    folder_paths.set_input_directory(str(pictures))  # newer versions load from nowhere else
+    try:
+        images = [load.load_image(path.name)[0] for path in sorted(pictures.glob("*.png"))]
+    finally:
+        folder_paths.set_input_directory(usual)
     with torch.inference_mode():
         model, clip, vae, *_ = nodes["PerfusionDemoModel"].execute().args
         given = {

@@ -96,7 +96,7 @@ def parts(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, Any]]:
     if not dit.here:
         pytest.skip("this ComfyUI has no Anima")
     with tiny_dits.registered(dit.family):
-        yield dit.model(), dit.clip(), tiny_dits.TinyVideoVae()
+        yield dit.model(), dit.clip(), tiny_dits.TinyVae(dit)
 
 
 def test_each_kind_of_model_is_trained_on_looked_at_and_scored(
