@@ -39,8 +39,8 @@ def test_what_only_we_need_stays_behind(unpacked: Path) -> None:
     there = {path.name for path in unpacked.iterdir()}
     assert not there & {"tests", "lab", "docs", ".ci", "Makefile"}
     assert there >= {
-        "__init__.py", "LICENSE", "README.md", "demo", "fleet", "js", "locales", "nodes", "perfusion_core",
-        "pyproject.toml", "requirements.txt", "subgraphs", "workflows",
+        "__init__.py", "LICENSE", "README.md", "demo", "fleet", "js", "locales", "nodes",
+        "perfusion_core", "pyproject.toml", "requirements.txt", "subgraphs", "workflows",
     }  # fmt: skip
     size = sum(path.stat().st_size for path in unpacked.rglob("*") if path.is_file())
     assert size < 34_000_000  # of which the demo model's weights are 30
