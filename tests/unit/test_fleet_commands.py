@@ -68,7 +68,7 @@ def test_status_says_what_is_done_underway_and_failed(
 
 def test_status_waits_for_no_torch(ledger: Ledger, repo: Path) -> None:
     code = (
-        "import sys, fleet.__main__ as command; command.main(sys.argv[1:]);"
+        "import sys, fleet.commands as command; command.main(sys.argv[1:]);"
         "sys.exit('torch' in sys.modules)"
     )
     words = [sys.executable, "-c", code, "status", str(ledger.root)]

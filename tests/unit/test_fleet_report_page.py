@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tomllib
 
-from fleet import __main__ as command
+from fleet import commands as command
 from fleet.errors import FleetError
 from fleet.manifest import ModelEntry
 from fleet.proof import manifest_text
