@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from .model_options import add_model_options
-from .sweep_options import numbers, whole_numbers
+from .sweep_options import add_sampler_options, numbers
 
 BIASES = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 
@@ -45,19 +45,7 @@ def add_report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--biases", type=numbers, default=BIASES, metavar="LIST", help="0.3,0.4,0.5,0.6,0.7,0.8"
     )
-    command.add_argument(
-        "--seeds", type=whole_numbers, default=[1], metavar="LIST", help="of the noise (1)"
-    )
-    command.add_argument(
-        "--prompt",
-        action="append",
-        metavar="TEXT",
-        help="with {} for the thing; may be given several times (built-in ones)",
-    )
-    command.add_argument("--sampling-steps", type=int, default=20, metavar="N", help="(20)")
-    command.add_argument("--cfg", type=float, default=7.0, help="(7)")
-    command.add_argument("--sampler", default="euler", help="as KSampler calls it (euler)")
-    command.add_argument("--scheduler", default="normal", help="as KSampler calls it (normal)")
+    add_sampler_options(command, "--sampling-steps")
     command.add_argument(
         "--hide-pictures",
         action="store_true",

@@ -32,6 +32,16 @@ def add_sweep_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--temperatures", type=numbers, default=[0.15], metavar="LIST", help="likewise (0.15)"
     )
+    add_sampler_options(command, "--steps")
+    command.add_argument(
+        "--write-bias",
+        action="store_true",
+        help="write the bias and temperature that score best into each concept file",
+    )
+
+
+def add_sampler_options(command: argparse.ArgumentParser, steps: str) -> None:
+    """What pictures are made with. `steps` is what the option of the sampler's steps is called."""
     command.add_argument(
         "--seeds", type=whole_numbers, default=[1], metavar="LIST", help="of the noise (1)"
     )
@@ -41,15 +51,10 @@ def add_sweep_options(command: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="with {} for the concept; may be given several times (built-in ones)",
     )
-    command.add_argument("--steps", type=int, default=20, help="of the sampler (20)")
+    command.add_argument(steps, type=int, default=20, metavar="N", help="of the sampler (20)")
     command.add_argument("--cfg", type=float, default=7.0, help="(7)")
     command.add_argument("--sampler", default="euler", help="as KSampler calls it (euler)")
     command.add_argument("--scheduler", default="normal", help="as KSampler calls it (normal)")
-    command.add_argument(
-        "--write-bias",
-        action="store_true",
-        help="write the bias and temperature that score best into each concept file",
-    )
 
 
 def numbers(text: str) -> list[float]:

@@ -105,14 +105,14 @@ def main() -> None:
     decoder = whole.taesd_decoder
     wake(decoder)
     decoder.to(device, memory_format=torch.channels_last).train()
-    judge = critic().to(device, memory_format=torch.channels_last)
+    patches = critic().to(device, memory_format=torch.channels_last)
 
     def save() -> None:
         state = {k: v.half().contiguous().cpu() for k, v in whole.state_dict().items()}
         save_file(state, out)
 
     optimiser = torch.optim.Adam(decoder.parameters(), lr=args.rate, betas=(0.5, 0.99))
-    learner = torch.optim.Adam(judge.parameters(), lr=4e-4, betas=(0.5, 0.99))
+    learner = torch.optim.Adam(patches.parameters(), lr=4e-4, betas=(0.5, 0.99))
     begin = saved = time.time()
     step, running = 0, torch.zeros(3)
     rim = PATCH * RIM
@@ -124,13 +124,13 @@ def main() -> None:
         optimiser.param_groups[0]["lr"] = args.rate * min(1, (step + 1) / 100) * (1.02 - spent)
         with torch.autocast(device.type, torch.bfloat16):
             y = decoder(z).float()[..., rim:-rim, rim:-rim]
-            drawn, decoded = judge(x), judge(y.detach())
+            drawn, decoded = patches(x), patches(y.detach())
             told = F.relu(1 - drawn.float()).mean() + F.relu(1 + decoded.float()).mean()
         learner.zero_grad()
         told.backward()
         learner.step()
         with torch.autocast(device.type, torch.bfloat16):
-            sharp = -judge(y).float().mean()
+            sharp = -patches(y).float().mean()
         error = (y - x).abs().mean()
         edges = sum(F.l1_loss(y.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
         loss = error + 2 * F.mse_loss(y, x) + edges + CRITIC * (spent > ALONE) * sharp

@@ -52,7 +52,7 @@ SETTINGS = {
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # however small: words are written, not hinted at
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
 }
-BIASES = (0.0, 0.4, 0.8, 1.2)
+BIASES = (0.2, 0.6, 0.9, 1.2)
 _GAVE_PICTURES = "(id) => Boolean(app.nodeOutputs[id]?.images?.length)"
 
 
