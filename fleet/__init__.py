@@ -19,9 +19,10 @@ ray_pool.py      workers as actors of a Ray cluster
 worker.py        one worker: takes a job's lease, trains, keeps the result
 comfyui.py       ComfyUI in a worker's process, and its own loaders; training.py trains one job
 
-What people see: commands.py, which __main__.py starts, with each in train.py, status.py, sweep.py (its pictures in
-sweep_pictures.py, its table in sweep_table.py), imports.py and proof.py (`report`: pictures in
-proof_pictures.py, the page in proof_page.py and proof_charts.py); report.py: plan and progress.
-model_options.py: how a command's options name a model; sampling.py: pictures by ComfyUI's sampler.
+What people see: commands.py, which __main__.py starts, with each command in train.py, status.py,
+sweep.py (its pictures in sweep_pictures.py, its table in sweep_table.py), imports.py and proof.py
+(`report`: pictures in proof_pictures.py, the page in proof_page.py and proof_charts.py); report.py:
+plan and progress. model_options.py: how a command's options name a model; sampling.py: pictures by
+ComfyUI's sampler.
 simulation.py measures scheduler and ledger with jobs that only sleep.
 """
