@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cosmos import ADAPTER, KEPT, CosmosFamily
+from .cosmos import ADAPTER, KEPT, KEPT_OF, CosmosFamily
 
 # Rows of a context at least, as ComfyUI pads it.
 ROWS = 512
@@ -49,5 +49,6 @@ ANIMA = AnimaFamily(
     network="Anima",
     prompt=64,
     kept=KEPT,
+    kept_of=KEPT_OF,
     kept_text=85,  # counted on Qwen3: 84
 )

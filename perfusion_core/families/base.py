@@ -70,6 +70,8 @@ class ModelFamily:
         kept: bytes that autograd keeps of a forward pass until backward, for each cell of the
             latents and each byte of the dtype, where attention is one kernel.
         overwrites: whether these blocks write into what they are given first.
+        kept_of: how many blocks the network has that `kept` was counted on, and how wide its values
+            are: others of the family keep as much less or more; None where all keep the same.
         context: name of the argument by which the text comes to these blocks.
         pixels: side in pixels of a cell of the latents.
         patch: side in cells of what the network takes for one place and has no half of; 1 where it
@@ -100,6 +102,7 @@ class ModelFamily:
     attention: CrossAttention
     blocks: tuple[str, ...]
     kept: int
+    kept_of: tuple[int, int] | None = None
     overwrites: bool = False
     context: str = "context"
     pixels: int = 8
@@ -200,7 +203,12 @@ class ModelFamily:
 
     def kept_by(self, network: Any) -> float:
         """`kept` of one network: models of a family may differ in size."""
-        return self.kept
+        if not self.kept_of:
+            return self.kept
+        where = self.attention
+        outs = (getattr(n, where.value).out_features for n in self.layer_modules(network).values())
+        blocks, width = self.kept_of
+        return self.kept * sum(map(int, outs)) / (1 + where.fused) / (blocks * width)
 
     # What models are of this family.
 

@@ -28,8 +28,8 @@ ATTENTION = CrossAttention(
 
 # Counted on the blocks of the 2B model, at 1024 pixels: 8,470 bytes each.
 KEPT = 240_000
-# Its blocks, and the width of each.
-_BLOCKS, _WIDTH = 28, 2048
+# On a network of so many blocks, whose values are so wide.
+KEPT_OF = (28, 2048)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +58,6 @@ class CosmosFamily(ModelFamily):
         parts = name.split(".")
         return "blocks" in parts and ADAPTER not in parts
 
-    def kept_by(self, network: Any) -> float:
-        """See `ModelFamily`."""
-        layers = self.layer_modules(network).values()
-        widths = sum(int(layer.v_proj.out_features) for layer in layers)
-        return self.kept * widths / (_BLOCKS * _WIDTH)
-
 
 COSMOS2 = CosmosFamily(
     id="cosmos2",
@@ -73,5 +67,6 @@ COSMOS2 = CosmosFamily(
     network="MiniTrainDIT",
     prompt=512,
     kept=KEPT,
+    kept_of=KEPT_OF,
     kept_text=770,  # counted on its T5, whose inner layers are 64 times as wide as an encoding: 769
 )

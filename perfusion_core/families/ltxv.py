@@ -25,8 +25,8 @@ ATTENTION = CrossAttention(
 
 # Counted on a block of the 2B model, at 768 pixels: 32,200 bytes each.
 KEPT = 900_000
-# Its blocks, and the width of each.
-_BLOCKS, _WIDTH = 28, 2048
+# On a network of so many blocks, whose values are so wide.
+KEPT_OF = (28, 2048)
 
 # Parts that the networks with sound, or with a text that changes with the time, have beside.
 _OTHERS = ("audio_", "prompt_adaln", "prompt_scale_shift", "video_embeddings")
@@ -69,12 +69,6 @@ class LtxvFamily(ModelFamily):
         """See `ModelFamily`."""
         return "transformer_blocks" in name.split(".")
 
-    def kept_by(self, network: Any) -> float:
-        """See `ModelFamily`."""
-        layers = self.layer_modules(network).values()
-        widths = sum(int(layer.to_v.out_features) for layer in layers)
-        return self.kept * widths / (_BLOCKS * _WIDTH)
-
 
 LTXV = LtxvFamily(
     id="ltxv",
@@ -82,5 +76,6 @@ LTXV = LtxvFamily(
     encoders={"t5xxl": 4096},
     resolution=640,
     kept=KEPT,
+    kept_of=KEPT_OF,
     kept_text=80,
 )

@@ -32,8 +32,8 @@ ATTENTION = CrossAttention(
 
 # Counted on blocks of the 14B model and of the 1.3B, at 640 pixels: 20,100 bytes each of the 14B's.
 KEPT = 810_000
-# Its blocks, and the width of each.
-_BLOCKS, _WIDTH = 40, 5120
+# On a network of so many blocks, whose values are so wide.
+KEPT_OF = (40, 5120)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +81,6 @@ class WanFamily(ModelFamily):
         """See `ModelFamily`."""
         return "blocks" in name.split(".")
 
-    def kept_by(self, network: Any) -> float:
-        """See `ModelFamily`."""
-        layers = self.layer_modules(network).values()
-        widths = sum(int(layer.v.out_features) for layer in layers)
-        return self.kept * widths / (_BLOCKS * _WIDTH)
-
 
 # Parts that only networks derived of Wan's have, by how their names begin.
 _OTHERS = (
@@ -101,6 +95,7 @@ WAN21 = WanFamily(
     channels=16,
     resolution=640,
     kept=KEPT,
+    kept_of=KEPT_OF,
     kept_text=80,  # counted on UMT5: 78
 )
 WAN22 = WanFamily(
@@ -111,5 +106,6 @@ WAN22 = WanFamily(
     resolution=960,
     pixels=16,
     kept=KEPT,
+    kept_of=KEPT_OF,
     kept_text=80,  # counted on UMT5: 78
 )
